@@ -1,0 +1,1 @@
+"""Kernels of moejax: one folder per operation, the same file names in each. Imports jax and numpy only."""

@@ -1,0 +1,1 @@
+"""Vocabulary that every other room shares: axes, plans, layouts, contracts, specs, named trees, segments."""

@@ -1,0 +1,22 @@
+"""Layouts: how tokens lie in memory when an expert bank computes on them. A bank knows nothing else."""
+
+import flax.struct
+from jaxtyping import Array, Float, Int
+
+
+@flax.struct.dataclass
+class Buffers:
+    """One equally long buffer per expert. Slots that no token fills hold zeros on the way in."""
+
+    tokens: Float[Array, "E C D"]
+
+
+@flax.struct.dataclass
+class Ragged:
+    """Rows sorted by expert, as many per expert as there are. Rows after the last group belong to nobody and are zero."""
+
+    tokens: Float[Array, "M D"]
+    group_sizes: Int[Array, "E"]
+
+
+Layout = Buffers | Ragged

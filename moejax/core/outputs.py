@@ -1,0 +1,21 @@
+"""What a layer with experts returns beside its tokens. Losses and metrics are returned, never stored."""
+
+from typing import Any
+
+import flax.struct
+from jaxtyping import Array, Float
+
+
+@flax.struct.dataclass
+class LayerOutput:
+    """Output of one layer.
+
+    tokens: what the layer computed. state: router state after the call ({} for layers without).
+    losses, metrics: as in `Routed`, the dispatcher's accounting added. plan: the router's plan, None for dense layers.
+    """
+
+    tokens: Float[Array, "B T D"]
+    state: Any
+    losses: dict[str, Float[Array, ""]]
+    metrics: dict[str, Float[Array, "..."]]
+    plan: Any = None

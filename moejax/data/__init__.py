@@ -1,0 +1,1 @@
+"""Input sources, preprocessing and checkpointable iterators."""

@@ -1,0 +1,1 @@
+"""Ways of moving tokens by a plan: one file per strategy."""

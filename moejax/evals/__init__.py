@@ -1,0 +1,1 @@
+"""Measures, routing statistics, figures and the report."""

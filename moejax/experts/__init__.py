@@ -1,0 +1,1 @@
+"""Expert banks. One file each; the file's name is the bank's name in a config."""

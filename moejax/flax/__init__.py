@@ -1,0 +1,1 @@
+"""Linen and NNX modules over the functional core."""

@@ -1,0 +1,1 @@
+"""Layers: frozen specs with pure `init` and `apply`."""

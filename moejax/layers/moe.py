@@ -1,0 +1,88 @@
+"""The mixture-of-experts layer: router + dispatch + experts, and shared experts beside them.
+
+Source: ours; every method lives in the router, the dispatcher or the bank.
+"""
+
+import dataclasses
+from typing import Any
+
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from moejax.core.contracts import Experts, Router
+from moejax.core.errors import SpecError
+from moejax.core.outputs import LayerOutput
+from moejax.core.rng import maybe_named, named
+from moejax.core.spec import method
+from moejax.dispatch.accounting import plan_metrics
+from moejax.dispatch.strategies import check_strategy, dispatch
+from moejax.layers.feed_forward import FeedForward
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MoE:
+    """router, experts: any method of those rooms. dispatch: how tokens move ('auto' picks by plan).
+
+    group_size: tokens routed together; None routes each sequence by itself.
+    shared: a bank whose single expert every token passes, added to the routed output (None: no shared expert; n shared
+        experts of width F are one of width n F).
+    """
+
+    router: Router = method("routing")
+    experts: Experts = method("experts")
+    dispatch: str = "auto"
+    group_size: int | None = None
+    shared: Experts | None = method("experts", default=None)
+
+    def __post_init__(self) -> None:
+        check_strategy(self.dispatch, self.router.plan_type)
+        if self.group_size is not None and self.group_size < 1:
+            raise SpecError(f"group_size={self.group_size} must be at least 1 (or None: one sequence per group).")
+
+    def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
+        """Parameters {'router', 'experts'[, 'shared']} and router state for tokens of width `dim`."""
+        router, state = self.router.init(named(key, "router"), dim)
+        params = {"router": router, "experts": self.experts.init(named(key, "experts"), self.router.num_experts, dim)}
+        if self.shared is not None:
+            params["shared"] = FeedForward(experts=self.shared).init(named(key, "shared"), dim)
+        return params, state
+
+    def apply(
+        self,
+        params: Any,
+        state: Any,
+        x: Float[Array, "B T D"],
+        *,
+        key: PRNGKeyArray | None = None,
+        token_ids: Int[Array, "B T"] | None = None,
+    ) -> LayerOutput:
+        """Routes the tokens of each group, moves them, computes and moves them back.
+
+        Raises SpecError when `group_size` does not divide the number of tokens B T.
+        """
+        size = self._tokens_per_group(x)
+        groups = x.reshape(-1, size, x.shape[-1])
+        ids = None if token_ids is None else token_ids.reshape(-1, size)
+        routed = self.router.route(params["router"], state, groups, key=maybe_named(key, "router"), token_ids=ids)
+        experts_key = maybe_named(key, "experts")
+        y = dispatch(
+            self.dispatch,
+            routed.plan,
+            groups,
+            params["experts"],
+            lambda bank, layout: self.experts.apply(bank, layout, key=experts_key),
+        ).reshape(x.shape)
+        if self.shared is not None:
+            shared = FeedForward(experts=self.shared)
+            y = y + shared.apply(params["shared"], x, key=maybe_named(key, "shared"))
+        metrics = routed.metrics | plan_metrics(routed.plan, num_tokens=size)
+        return LayerOutput(tokens=y, state=routed.state, losses=routed.losses, metrics=metrics, plan=routed.plan)
+
+    def _tokens_per_group(self, x: Float[Array, "B T D"]) -> int:
+        tokens = x.shape[0] * x.shape[1]
+        size = self.group_size or x.shape[1]
+        if tokens % size:
+            raise SpecError(
+                f"group_size={size} does not divide the {tokens} tokens of a batch "
+                f"({x.shape[0]} sequences of {x.shape[1]}); choose a divisor of {tokens}, or None."
+            )
+        return size

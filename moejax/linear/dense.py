@@ -1,0 +1,54 @@
+"""The dense leaf: a kernel as it is.
+
+Source: ours (the leaf's type decides the product).
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+from moejax_kernels.grouped_matmul import grouped_matmul
+
+from moejax.core.layouts import Buffers, Layout, Ragged
+
+
+@flax.struct.dataclass
+class Dense:
+    """kernel: [D F], or [E D F] in a bank of experts. The product is computed in the dtype of x."""
+
+    kernel: Float[Array, "... D F"]
+
+    def matmul(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
+        """x @ kernel. FLOPs: 2 D F per row."""
+        return x @ self.kernel.astype(x.dtype)
+
+    def grouped_matmul(self, x: Layout) -> Layout:
+        """Each row times its own expert's kernel. FLOPs: 2 D F per row of the layout."""
+        kernel = self.kernel.astype(x.tokens.dtype)
+        if isinstance(x, Ragged):
+            return Ragged(grouped_matmul(x.tokens, kernel, x.group_sizes), x.group_sizes)
+        return Buffers(jnp.einsum("ECD,EDF->ECF", x.tokens, kernel))
+
+    def mix(self, weight: Float[Array, "G E"]) -> "Dense":
+        """One kernel per group, the weighted sum over experts: [G D F]."""
+        return Dense(jnp.einsum("GE,EDF->GDF", weight.astype(self.kernel.dtype), self.kernel))
+
+    def materialise(self) -> Float[Array, "... D F"]:
+        """The dense kernel."""
+        return self.kernel
+
+
+def init_dense(
+    key: PRNGKeyArray, shape: tuple[int, ...], initializer: Any, *, equal: bool = False, dtype: Any = jnp.float32
+) -> Dense:
+    """A dense leaf of `shape` [D F] or [E D F].
+
+    With a leading axis E each expert's kernel is drawn alone, so that fan-in counts D only; `equal` gives all the same.
+    """
+    if len(shape) == 2:
+        return Dense(initializer(key, shape, dtype))
+    if equal:
+        return Dense(jnp.broadcast_to(initializer(key, shape[1:], dtype), shape))
+    return Dense(jax.vmap(lambda k: initializer(k, shape[1:], dtype))(jax.random.split(key, shape[0])))

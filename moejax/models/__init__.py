@@ -1,0 +1,1 @@
+"""Models built of layers, and the published sizes as data."""

@@ -1,0 +1,1 @@
+"""What is optimised: `init`, `loss`, `evaluate` as pure functions."""

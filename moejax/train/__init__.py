@@ -1,0 +1,1 @@
+"""Train state, step, optimisers, loop, checkpoints and metrics."""
