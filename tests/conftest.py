@@ -1,0 +1,62 @@
+"""Settings that every test runs under: CPU, checked shape annotations, strict dtype and rank promotion.
+
+Annotations of `moejax` and `moejax_kernels` are checked at every call (jaxtyping with beartype). Arithmetic that mixes
+dtypes or ranks silently is an error; where a third-party library does so, the test (or the library call in question)
+takes the fixture `lenient`, or is marked `@pytest.mark.lenient`.
+"""
+
+import os
+import pathlib
+import sys
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from jaxtyping import install_import_hook
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+_early = sorted(name for name in sys.modules if name.split(".")[0] in ("moejax", "moejax_kernels"))
+if _early:
+    raise RuntimeError(f"{_early} were imported before tests/conftest.py; their annotations would go unchecked.")
+install_import_hook(["moejax", "moejax_kernels"], "beartype.beartype")
+
+import contextlib  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
+if os.environ.get("MOEJAX_TEST_CACHE", "1") != "0":
+    # Many tests compile the same small programs; the second worker and the second run read them from here.
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+@contextlib.contextmanager
+def _promotion(dtypes: str, ranks: str) -> Iterator[None]:
+    with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def strict_promotion(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No dtype is promoted and no axis added without being asked for, unless the test is marked `lenient`."""
+    lenient = request.node.get_closest_marker("lenient") is not None
+    with _promotion("standard", "allow") if lenient else _promotion("strict", "raise"):
+        yield
+
+
+@pytest.fixture
+def lenient():
+    """`with lenient():` around calls into a library that promotes dtypes or ranks."""
+    return lambda: _promotion("standard", "allow")
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The repository's root folder."""
+    return ROOT
