@@ -1,0 +1,27 @@
+"""Router logits: the linear map from tokens to one score per expert, always in float32, and the noise on it."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from moejax.core.rng import named
+
+
+def init_kernel(key: PRNGKeyArray, dim: int, num_experts: int) -> Float[Array, "D E"]:
+    """A router kernel, lecun_normal. Source: Riquelme et al. 2021 use a bias-free dense layer with this initializer."""
+    return jax.nn.initializers.lecun_normal()(key, (dim, num_experts), jnp.float32)
+
+
+def linear_logits(x: Float[Array, "G S D"], kernel: Float[Array, "D E"]) -> Float[Array, "G S E"]:
+    """x @ kernel in full float32, whatever the dtype of x and the default precision of the device.
+
+    Source: Fedus et al. 2022 (Switch), section 2.4 "selective precision".
+    """
+    return jnp.matmul(x.astype(jnp.float32), kernel.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+
+
+def add_noise(key: PRNGKeyArray | None, logits: Float[Array, "..."], std: float) -> Float[Array, "..."]:
+    """Logits with Gaussian noise of standard deviation `std`; unchanged without a key or with std 0."""
+    if key is None or std == 0.0:
+        return logits
+    return logits + std * jax.random.normal(named(key, "noise"), logits.shape, logits.dtype)

@@ -1,0 +1,223 @@
+"""Top-k token choice: V-MoE, Switch (K = 1), and their descendants by option.
+
+Source: Riquelme et al. 2021 (V-MoE), section 2 and appendix A; Fedus et al. 2022 (Switch), section 2; sigmoid scores and
+the balancing bias: DeepSeek-V3 (2024), section 2.1.2, and Wang et al. 2024 ("Auxiliary-loss-free load balancing").
+Deviations: a capacity never exceeds the tokens of a group; capacity_multiple is 1 by default (4 in the released V-MoE).
+"""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from moejax.core.errors import SpecError
+from moejax.core.plans import Routed, TokenChoice
+from moejax.routing.capacity import Rounding, check_capacity_factor, check_capacity_multiple, slots_per_expert
+from moejax.routing.limits import check_not_negative, check_num_selected
+from moejax.routing.logits import add_noise, init_kernel, linear_logits
+from moejax.routing.losses import balance_loss, importance_loss, load_loss, load_probability, z_loss
+from moejax.routing.statistics import choice_load, router_metrics
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TopKRouter:
+    """Every token goes to its K best experts.
+
+    noise_std: Gaussian noise of standard deviation noise_std / E on the logits, in training only.
+    order: 'softmax_then_top_k' weighs the chosen by their scores among all experts; 'top_k_then_softmax' by a softmax
+        over the chosen alone.
+    scores: 'softmax', or 'sigmoid' (each expert's score by itself; with the first order only).
+    renormalize: the weights of a token's chosen experts sum to one.
+    capacity_factor: slots per expert and group, as a factor of S K / E; None: dropless.
+    eval_capacity_factor: the same without a key: 'train' (same as capacity_factor), a number, or None (dropless).
+    capacity_multiple, capacity_rounding: see `capacity.slots_per_expert`.
+    batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
+    importance_, load_, balance_, z_loss_weight: see `losses`. The load loss exists in training only (it needs noise).
+    bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
+        by this rate, up for experts below the mean load and down for those above.
+
+    Raises SpecError for K > E, a capacity factor that is not positive, or options that exclude each other.
+    """
+
+    plan_type: ClassVar[type] = TokenChoice
+
+    num_experts: int
+    num_selected_experts: int = 1
+    noise_std: float = 1.0
+    order: Literal["softmax_then_top_k", "top_k_then_softmax"] = "softmax_then_top_k"
+    scores: Literal["softmax", "sigmoid"] = "softmax"
+    renormalize: bool = False
+    capacity_factor: float | None = None
+    eval_capacity_factor: float | None | Literal["train"] = "train"
+    capacity_multiple: int = 1
+    capacity_rounding: Rounding = "ceil"
+    batch_priority: bool = False
+    importance_loss_weight: float = 0.0
+    load_loss_weight: float = 0.0
+    balance_loss_weight: float = 0.0
+    z_loss_weight: float = 0.0
+    bias_update_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_num_selected(self.num_selected_experts, self.num_experts)
+        check_capacity_factor("capacity_factor", self.capacity_factor)
+        if self.eval_capacity_factor != "train":
+            check_capacity_factor("eval_capacity_factor", self.eval_capacity_factor)
+        check_capacity_multiple(self.capacity_multiple)
+        check_not_negative(
+            noise_std=self.noise_std,
+            importance_loss_weight=self.importance_loss_weight,
+            load_loss_weight=self.load_loss_weight,
+            balance_loss_weight=self.balance_loss_weight,
+            z_loss_weight=self.z_loss_weight,
+            bias_update_rate=self.bias_update_rate,
+        )
+        if self.scores == "sigmoid" and self.order == "top_k_then_softmax":
+            raise SpecError("order='top_k_then_softmax' uses no sigmoid; use scores='softmax', or the other order.")
+        if self.load_loss_weight and not self.noise_std:
+            raise SpecError("load_loss_weight > 0 needs noise_std > 0: the load is estimated over the noise.")
+        if self.load_loss_weight and self.bias_update_rate:
+            raise SpecError("load_loss_weight and bias_update_rate exclude each other: the load loss knows no bias.")
+
+    @property
+    def causal(self) -> bool:
+        """Dropless, or first choices served by position: no token is displaced by a later one."""
+        factors = {self.capacity_factor, self._capacity_factor(training=False)}
+        return factors == {None} or (self.num_selected_experts == 1 and not self.batch_priority)
+
+    def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
+        """{'kernel': [D E]} and {'bias': [E]} (or {} when no bias balances)."""
+        bias = {"bias": jnp.zeros((self.num_experts,), jnp.float32)} if self.bias_update_rate else {}
+        return {"kernel": init_kernel(key, dim, self.num_experts)}, bias
+
+    def route(
+        self,
+        params: Any,
+        state: Any,
+        x: Float[Array, "G S D"],
+        *,
+        key: PRNGKeyArray | None = None,
+        token_ids: Int[Array, "G S"] | None = None,
+    ) -> Routed:
+        """A TokenChoice. Raises SpecError when the capacity rounds to zero. `token_ids` are not used."""
+        clean = linear_logits(x, params["kernel"])
+        noisy = add_noise(key, clean, self._noise())
+        log_scores = self._log_scores(noisy)
+        expert = self._select(log_scores, state)
+        weight = self._weight(noisy, log_scores, expert)
+        probs = jax.nn.softmax(log_scores)  # the scores themselves for softmax; sigmoids divided by their sum
+        capacity = self._capacity(x.shape[1], training=key is not None)
+        served_by_gate = self.batch_priority and capacity is not None
+        plan = TokenChoice(
+            expert,
+            weight,
+            jax.lax.stop_gradient(jnp.exp(log_scores).max(axis=-1)) if served_by_gate else None,
+            num_experts=self.num_experts,
+            capacity=capacity,
+        )
+        load = choice_load(expert, self.num_experts)
+        losses = self._losses(clean, noisy, probs, expert, training=key is not None)
+        return Routed(plan, losses, router_metrics(probs, load), self._next_state(state, load, key))
+
+    def _noise(self) -> float:
+        return self.noise_std / self.num_experts
+
+    def _capacity_factor(self, *, training: bool) -> float | None:
+        if training or self.eval_capacity_factor == "train":
+            return self.capacity_factor
+        return self.eval_capacity_factor
+
+    def _capacity(self, num_tokens: int, *, training: bool) -> int | None:
+        factor = self._capacity_factor(training=training)
+        if factor is None:
+            return None
+        return slots_per_expert(
+            factor,
+            num_tokens=num_tokens,
+            num_experts=self.num_experts,
+            num_selected_experts=self.num_selected_experts,
+            multiple=self.capacity_multiple,
+            rounding=self.capacity_rounding,
+        )
+
+    def _log_scores(self, logits: Float[Array, "G S E"]) -> Float[Array, "G S E"]:
+        # Logarithms, so that renormalising scores that underflow never divides zero by zero.
+        return jax.nn.log_softmax(logits) if self.scores == "softmax" else jax.nn.log_sigmoid(logits)
+
+    def _select(self, log_scores: Float[Array, "G S E"], state: Any) -> Int[Array, "G S K"]:
+        ranking = jnp.exp(log_scores) + state["bias"][None, None] if self.bias_update_rate else log_scores
+        return jax.lax.top_k(jax.lax.stop_gradient(ranking), self.num_selected_experts)[1]
+
+    def _weight(
+        self, logits: Float[Array, "G S E"], log_scores: Float[Array, "G S E"], expert: Int[Array, "G S K"]
+    ) -> Float[Array, "G S K"]:
+        if self.order == "top_k_then_softmax":
+            return jax.nn.softmax(jnp.take_along_axis(logits, expert, axis=-1))
+        chosen = jnp.take_along_axis(log_scores, expert, axis=-1)
+        return jax.nn.softmax(chosen) if self.renormalize else jnp.exp(chosen)
+
+    def _losses(
+        self,
+        clean: Float[Array, "G S E"],
+        noisy: Float[Array, "G S E"],
+        probs: Float[Array, "G S E"],
+        expert: Int[Array, "G S K"],
+        *,
+        training: bool,
+    ) -> dict[str, Float[Array, ""]]:
+        losses = {}
+        if self.importance_loss_weight:
+            clean_probs = jax.nn.softmax(self._log_scores(clean))
+            losses["importance"] = self.importance_loss_weight * importance_loss(clean_probs)
+        if self.load_loss_weight and training:
+            probability = load_probability(clean, noisy, self._noise(), self.num_selected_experts)
+            losses["load"] = self.load_loss_weight * load_loss(probability)
+        if self.balance_loss_weight:
+            losses["balance"] = self.balance_loss_weight * balance_loss(probs, expert)
+        if self.z_loss_weight:
+            losses["z"] = self.z_loss_weight * z_loss(clean)
+        return losses
+
+    def _next_state(self, state: Any, load: Float[Array, "E"], key: PRNGKeyArray | None) -> Any:
+        if not self.bias_update_rate or key is None:
+            return state
+        step = self.bias_update_rate * jnp.sign(1.0 / self.num_experts - load)
+        return {"bias": state["bias"] + jax.lax.stop_gradient(step)}
+
+
+EXAMPLES = (
+    TopKRouter(
+        num_experts=4,
+        num_selected_experts=2,
+        capacity_factor=1.05,
+        eval_capacity_factor=2.0,
+        importance_loss_weight=0.005,
+        load_loss_weight=0.005,
+    ),
+    TopKRouter(
+        num_experts=3,
+        noise_std=0.0,
+        capacity_factor=1.25,
+        balance_loss_weight=0.01,
+        z_loss_weight=0.001,
+        batch_priority=True,
+    ),
+    TopKRouter(
+        num_experts=4,
+        num_selected_experts=2,
+        noise_std=0.0,
+        scores="sigmoid",
+        renormalize=True,
+        bias_update_rate=0.01,
+    ),
+    TopKRouter(
+        num_experts=4,
+        num_selected_experts=3,
+        order="top_k_then_softmax",
+        capacity_factor=1.0,
+        eval_capacity_factor=None,
+        capacity_multiple=2,
+    ),
+)
