@@ -1,0 +1,81 @@
+"""Training batches from memory, with a position that can be saved."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from moejax.core.errors import SpecError
+from moejax.data.pipeline import Pipeline, Share
+
+
+class TrainIterator(Protocol):
+    """Endless batches. `set_state(get_state())` continues with the identical next batch; the state is JSON-able."""
+
+    def __iter__(self) -> "TrainIterator": ...
+
+    def __next__(self) -> Mapping[str, np.ndarray]: ...
+
+    def get_state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: Mapping[str, Any]) -> None: ...
+
+
+class MemoryIterator:
+    """Batches of a split in memory: batch number `step` depends on (seed, step, process) and nothing else.
+
+    Epoch e is the permutation drawn from (seed, e); its last `n mod batch_size` pictures are left out of that epoch.
+    Source: ours.
+    """
+
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, pipeline: Pipeline, info: Any, *, seed: int, share: Share
+    ):
+        self._images, self._labels, self._pipeline, self._info = images, labels, pipeline, info
+        self._seed, self._share, self._step = seed, share, 0
+        self._epoch, self._order = -1, np.zeros(0, np.int64)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches of one pass over the split."""
+        return len(self._images) // self._pipeline.batch_size
+
+    def __iter__(self) -> "MemoryIterator":
+        return self
+
+    def __next__(self) -> Mapping[str, np.ndarray]:
+        epoch, position = divmod(self._step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self._seed, epoch)).permutation(len(self._images))
+            self._epoch = epoch
+        size = self._pipeline.batch_size
+        whole = self._order[position * size : (position + 1) * size]
+        index = whole[self._share.process :: self._share.num_processes]
+        rng = np.random.default_rng((self._seed, self._step, self._share.process, 1))
+        batch = self._pipeline.batch(rng, self._images[index], self._labels[index], self._info)
+        self._step += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        """The position, with what it is a position in."""
+        return {"step": self._step, **position_key(self._pipeline, self._seed, len(self._images))}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        """Continues after `state['step']` batches; SpecError when the state belongs to another stream."""
+        check_position(state, position_key(self._pipeline, self._seed, len(self._images)))
+        self._step = int(state["step"])
+
+
+def position_key(pipeline: Pipeline, seed: int, num_examples: int) -> dict[str, int]:
+    """What must be equal for a position to mean the same batch."""
+    return {"seed": seed, "batch_size": pipeline.batch_size, "num_examples": num_examples}
+
+
+def check_position(state: Mapping[str, Any], expected: Mapping[str, int]) -> None:
+    """SpecError naming the first entry of a saved position that differs from this iterator's."""
+    for name, value in expected.items():
+        if state.get(name) != value:
+            raise SpecError(
+                f"The saved data position has {name}={state.get(name)!r}, this run {value!r}: it is a position in "
+                f"another stream. Resume with the same data config and seed, or start afresh."
+            )
