@@ -19,3 +19,20 @@ class LayerOutput:
     losses: dict[str, Float[Array, ""]]
     metrics: dict[str, Float[Array, "..."]]
     plan: Any = None
+
+
+@flax.struct.dataclass
+class ModelOutput:
+    """Output of a classifier.
+
+    logits: float32. features: what the head reads. state: model state after the call, of the structure given to it.
+    losses: each router loss, the mean over the layers that have it, already weighted. metrics: 'block_05/load' ...
+    plans: 'block_05' -> Plan of every MoE layer; empty unless asked for.
+    """
+
+    logits: Float[Array, "B N"]
+    features: Float[Array, "B D"]
+    state: Any
+    losses: dict[str, Float[Array, ""]]
+    metrics: dict[str, Float[Array, "..."]]
+    plans: dict[str, Any]

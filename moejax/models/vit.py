@@ -1,0 +1,293 @@
+"""Vision transformers: ViT, and with MoE layers V-MoE, Soft MoE and whatever a router makes of it."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from moejax.core.contracts import Experts
+from moejax.core.errors import SpecError
+from moejax.core.outputs import ModelOutput
+from moejax.core.rng import maybe_named, named
+from moejax.core.segments import Segment, apply_segment, segments, stack, unstack
+from moejax.core.spec import method
+from moejax.experts.mlp import MlpExperts
+from moejax.layers.attention import Attention, check_heads
+from moejax.layers.block import Block
+from moejax.layers.dropout import check_rate, dropout
+from moejax.layers.embeddings import Stem, build_stem
+from moejax.layers.feed_forward import FeedForward
+from moejax.layers.moe import MoE
+from moejax.layers.norms import LayerNorm
+from moejax.layers.pooling import AttentionPooling
+from moejax.layers.positions import sincos_2d
+from moejax.layers.projection import init_projection, project
+from moejax.models.placement import place
+
+_NORM = LayerNorm()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionTransformer:
+    """A ViT classifier for pictures [image_size, image_size, channels].
+
+    stem: 'patch' | 'overlap' | 'conv' (layers/embeddings.py), of total stride patch_size.
+    mlp_dim: hidden width of dense blocks; feed_forward: another bank for them (None: `mlp` of that width).
+    moe, moe_layers: the MoE layer and where it stands ('everyN', 'lastN', 'finalN', indices; models/placement.py).
+    positions: 'learned' (normal, std 0.02; the class token has one) | 'sincos' (fixed; the class token has none).
+    pooling: 'cls' adds a class token in front | 'avg' | 'map' (attention pooling).
+    representation_size: width of a tanh layer before the head, None for none. The head's kernel starts at zero, its
+    bias at head_bias (such as -log(num_classes)).
+    drop_path_rate: stochastic depth, rising linearly from 0 to this rate at the last layer.
+    remat: recompute blocks in the backward pass. scan: equal neighbouring blocks run as one scan, else unrolled.
+    dtype: of activations; parameters, norms, router and logits stay in float32.
+    Source: Dosovitskiy et al. 2021; Riquelme et al. 2021 (V-MoE); Puigcerver et al. 2024 (Soft MoE).
+    """
+
+    image_size: int
+    patch_size: int
+    channels: int = 3
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_dim: int
+    num_classes: int
+    stem: str = "patch"
+    positions: Literal["learned", "sincos"] = "learned"
+    pooling: Literal["cls", "avg", "map"] = "cls"
+    qk_norm: bool = False
+    feed_forward: Experts | None = method("experts", default=None)
+    moe: MoE | None = None
+    moe_layers: str | tuple[int, ...] = "none"
+    dropout_rate: float = 0.0
+    attention_dropout_rate: float = 0.0
+    drop_path_rate: float = 0.0
+    representation_size: int | None = None
+    head_bias: float = 0.0
+    remat: bool = False
+    scan: bool = True
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "patch_size", "channels", "dim", "depth", "num_heads", "mlp_dim", "num_classes"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name}={getattr(self, name)} must be at least 1.")
+        if self.image_size % self.patch_size:
+            low = self.image_size // self.patch_size * self.patch_size
+            raise SpecError(
+                f"patch_size={self.patch_size} does not divide image_size={self.image_size}; "
+                f"resize the pictures to {' or '.join(str(s) for s in (low, low + self.patch_size) if s)}."
+            )
+        if self.representation_size is not None and self.representation_size < 1:
+            raise SpecError(f"representation_size={self.representation_size} must be at least 1, or None for none.")
+        check_heads(self.num_heads, self.dim)
+        for name in ("dropout_rate", "attention_dropout_rate", "drop_path_rate"):
+            check_rate(name, getattr(self, name))
+        self._check_moe()
+        _ = self.stem_spec, self.blocks  # their own checks
+        if self.positions == "sincos":
+            sincos_2d(1, 1, self.dim)
+
+    def _check_moe(self) -> None:
+        if self.moe is None and self.moe_indices:
+            raise SpecError(f"moe_layers={self.moe_layers!r} needs moe=..., the layer to put there (or 'none').")
+        if self.moe is not None and not self.moe_indices:
+            raise SpecError("moe is given but moe_layers='none'; say where, such as 'every2', or set moe=None.")
+
+    # What the model is made of.
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of a picture, the class token included; group sizes count it."""
+        return self.num_patches + (self.pooling == "cls")
+
+    @property
+    def moe_indices(self) -> tuple[int, ...]:
+        return place(self.moe_layers, self.depth)
+
+    @property
+    def stem_spec(self) -> Stem:
+        return build_stem(self.stem, patch_size=self.patch_size, channels=self.channels, dim=self.dim)
+
+    @property
+    def dense_experts(self) -> Experts:
+        """The bank whose single expert is the feed-forward layer of dense blocks."""
+        return self.feed_forward or MlpExperts(expert_dim=self.mlp_dim)
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """One spec per layer."""
+        attention = Attention(num_heads=self.num_heads, qk_norm=self.qk_norm, dropout_rate=self.attention_dropout_rate)
+        dense, moe = FeedForward(experts=self.dense_experts), self.moe_indices
+        mixers = (self.moe if i in moe and self.moe else dense for i in range(self.depth))
+        return tuple(Block(attention=attention, mixer=mixer, dropout_rate=self.dropout_rate) for mixer in mixers)
+
+    @property
+    def pool(self) -> AttentionPooling:
+        """The pooling layer of pooling='map'."""
+        return AttentionPooling(num_heads=self.num_heads, experts=self.dense_experts)
+
+    def check_batch(self, batch_size: int) -> None:
+        """Raises SpecError when the tokens of `batch_size` pictures do not make whole groups."""
+        size = self.moe.group_size if self.moe else None
+        if size is not None and batch_size * self.num_tokens % size:
+            step = size // math.gcd(size, self.num_tokens)
+            raise SpecError(
+                f"group_size={size} does not divide the {batch_size * self.num_tokens} tokens of {batch_size} pictures "
+                f"of {self.num_tokens} tokens; use a batch that is a multiple of {step}, or group_size=None."
+            )
+
+    # Parameters.
+
+    def init(self, key: PRNGKeyArray) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Parameters {'embedding', 'blocks', 'norm'[, 'pool', 'pre_logits'], 'head'} and state {'blocks': routers'}."""
+        params: dict[str, Any] = {"embedding": self._init_embedding(named(key, "embedding")), "blocks": {}}
+        state: dict[str, Any] = {"blocks": {}}
+        for segment in segments(self.blocks):
+            made = [segment.spec.init(named(key, f"block_{i:02d}"), self.dim) for i in segment.layers]
+            tree = made[0] if segment.length == 1 else stack(made)
+            params["blocks"][segment.name], state["blocks"][segment.name] = tree
+        return params | self._init_head(named(key, "head")), state
+
+    def _init_embedding(self, key: PRNGKeyArray) -> dict[str, Any]:
+        params: dict[str, Any] = {"stem": self.stem_spec.init(named(key, "stem"))}
+        if self.pooling == "cls":
+            params["class_token"] = jnp.zeros((1, 1, self.dim))
+        if self.positions == "learned":
+            params["positions"] = 0.02 * jax.random.normal(named(key, "positions"), (1, self.num_tokens, self.dim))
+        return params
+
+    def _init_head(self, key: PRNGKeyArray) -> dict[str, Any]:
+        params: dict[str, Any] = {"norm": _NORM.init(self.dim)}
+        width = self.dim
+        if self.pooling == "map":
+            params["pool"] = self.pool.init(named(key, "pool"), self.dim)
+        if self.representation_size is not None:
+            shape = (self.dim, width := self.representation_size)
+            params |= init_projection(key, "pre_logits", shape, jax.nn.initializers.lecun_normal())
+        zeros = jax.nn.initializers.zeros
+        return params | init_projection(key, "head", (width, self.num_classes), zeros, bias=self.head_bias)
+
+    # The forward pass.
+
+    def apply(
+        self,
+        params: dict[str, Any],
+        state: dict[str, Any],
+        images: Float[Array, "B height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
+        return_plans: bool = False,
+    ) -> ModelOutput:
+        """Logits of a batch, with the routers' losses, metrics, new state and, if asked for, plans.
+
+        Raises SpecError when the pictures have another shape, or the batch does not make whole groups.
+        """
+        expected = (self.image_size, self.image_size, self.channels)
+        if images.shape[1:] != expected:
+            raise SpecError(
+                f"pictures must be {list(expected)} (height, width, channels), found {list(images.shape[1:])}."
+            )
+        self.check_batch(images.shape[0])
+        x = self.embed(params["embedding"], images, key=maybe_named(key, "embedding"))
+        x, layers, new_state = self._apply_blocks(params["blocks"], state["blocks"], x, key, return_plans)
+        logits, features = self.classify(params, x, key=maybe_named(key, "head"))
+        names = sorted({name for layer in layers.values() for name in layer.losses})
+        metrics = {f"{block}/{name}": value for block, layer in layers.items() for name, value in layer.metrics.items()}
+        return ModelOutput(
+            logits=logits,
+            features=features,
+            state={"blocks": new_state},
+            losses={name: _mean([o.losses[name] for o in layers.values() if name in o.losses]) for name in names},
+            metrics=metrics,
+            plans={block: o.plan for block, o in layers.items() if o.plan is not None},
+        )
+
+    def embed(
+        self,
+        params: dict[str, Any],
+        images: Float[Array, "B height width channels"],
+        *,
+        key: PRNGKeyArray | None = None,
+    ) -> Float[Array, "B T D"]:
+        """Tokens with their positions, in the compute dtype."""
+        grid = self.stem_spec.apply(params["stem"], images.astype(self.dtype))
+        batch, rows, columns, dim = grid.shape
+        x = grid.reshape(batch, rows * columns, dim)
+        if self.positions == "sincos":
+            x = x + jnp.broadcast_to(jnp.asarray(sincos_2d(rows, columns, dim), x.dtype), x.shape)
+        if self.pooling == "cls":
+            token = jnp.broadcast_to(params["class_token"].astype(x.dtype), (batch, 1, dim))
+            x = jnp.concatenate([token, x], axis=1)
+        if self.positions == "learned":
+            x = x + params["positions"].astype(x.dtype)
+        return dropout(x, self.dropout_rate, key=maybe_named(key, "dropout"))
+
+    def _apply_blocks(
+        self, params: dict[str, Any], state: dict[str, Any], x: Any, key: Any, return_plans: bool
+    ) -> tuple[Any, dict[str, "_Beside"], dict[str, Any]]:
+        beside: dict[str, _Beside] = {}
+        new_state: dict[str, Any] = {}
+        for segment in segments(self.blocks):
+            layer = functools.partial(_apply_block, segment.spec, return_plans)
+            if self.remat:
+                layer = jax.checkpoint(layer, prevent_cse=not self._scans(segment))
+            alone, name = segment.length == 1, segment.name
+            states = [state[name]] if alone else unstack(state[name], segment.length)
+            keys = [maybe_named(key, f"block_{i:02d}") for i in segment.layers]
+            rates = [self._layer_drop_path_rate(i) for i in segment.layers]
+            inputs = list(zip(states, keys, rates, strict=True))
+            x, outs = apply_segment(layer, segment, params[name], x, inputs, unroll=not self.scan)
+            new_state[name] = outs[0].state if alone else stack([out.state for out in outs])
+            beside |= {f"block_{i:02d}": out for i, out in zip(segment.layers, outs, strict=True)}
+        return x, beside, new_state
+
+    def _scans(self, segment: Segment) -> bool:
+        return self.scan and segment.length > 1
+
+    def _layer_drop_path_rate(self, layer: int) -> Float[Array, ""] | None:
+        if self.drop_path_rate == 0.0:
+            return None
+        return jnp.asarray(self.drop_path_rate * layer / max(self.depth - 1, 1), jnp.float32)
+
+    def classify(
+        self, params: dict[str, Any], x: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None
+    ) -> tuple[Float[Array, "B N"], Float[Array, "B F"]]:
+        """Logits in float32, and the features [B D] (or [B representation_size]) that the head reads."""
+        x = _NORM.apply(params["norm"], x)
+        if self.pooling == "map":
+            features = self.pool.apply(params["pool"], x, key=maybe_named(key, "pool"))
+        else:
+            features = x[:, 0] if self.pooling == "cls" else x.mean(1)
+        if self.representation_size is not None:
+            features = jnp.tanh(project(params, "pre_logits", features))
+        return project(params, "head", features.astype(jnp.float32)), features
+
+
+class _Beside(NamedTuple):
+    """What a block returns beside its tokens."""
+
+    state: Any
+    losses: dict[str, Float[Array, ""]]
+    metrics: dict[str, Float[Array, "..."]]
+    plan: Any
+
+
+def _apply_block(
+    block: Block, return_plans: bool, params: Any, x: Float[Array, "B T D"], inputs: Any
+) -> tuple[Float[Array, "B T D"], _Beside]:
+    state, key, rate = inputs
+    out = block.apply(params, state, x, key=key, drop_path_rate=rate)
+    return out.tokens, _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
+
+
+def _mean(values: list[Float[Array, ""]]) -> Float[Array, ""]:
+    return sum(values[1:], values[0]) / jnp.asarray(len(values), jnp.float32)
