@@ -1,0 +1,62 @@
+"""Experts with a gated hidden layer and no biases, as in most language models.
+
+Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (FFN_SwiGLU).
+Deviations: kernels are drawn by lecun-normal; the paper gives no initialisation.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jax.nn import initializers
+from jaxtyping import Array, PRNGKeyArray
+
+from moejax.core.errors import SpecError
+from moejax.core.layouts import Layout
+from moejax.core.rng import named
+from moejax.linear.dense import Dense, init_dense
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SwigluExperts:
+    """y = (silu(x gate) * (x up)) down.
+
+    expert_dim: hidden width F. equal_init: all experts start as copies of one. Raises SpecError for a width below 1.
+    """
+
+    expert_dim: int
+    equal_init: bool = False
+
+    def __post_init__(self) -> None:
+        if self.expert_dim < 1:
+            raise SpecError(f"expert_dim={self.expert_dim} must be at least 1.")
+
+    def init(self, key: PRNGKeyArray, num_experts: int, dim: int) -> dict[str, Dense]:
+        """{'gate': Dense [E D F], 'up': Dense [E D F], 'down': Dense [E F D]}, float32."""
+        sizes = {"gate": (dim, self.expert_dim), "up": (dim, self.expert_dim), "down": (self.expert_dim, dim)}
+        initializer = initializers.lecun_normal()
+        return {
+            name: init_dense(named(key, name), (num_experts, *size), initializer, equal=self.equal_init)
+            for name, size in sizes.items()
+        }
+
+    def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
+        """Each row through its expert, in the dtype of x. Nothing is random: the key is not used."""
+        del key
+        gate, up = params["gate"].grouped_matmul(x), params["up"].grouped_matmul(x)
+        return params["down"].grouped_matmul(up.replace(tokens=jax.nn.silu(gate.tokens) * up.tokens))
+
+    def materialise(self, params: Any) -> dict[str, Array]:
+        """gate [E D F], up [E D F], down [E F D]."""
+        return {name: leaf.materialise() for name, leaf in params.items()}
+
+    def num_params(self, num_experts: int, dim: int) -> int:
+        """3 E D F."""
+        return 3 * num_experts * dim * self.expert_dim
+
+    def flops_per_token(self, dim: int) -> int:
+        """6 D F: three products of 2 D F."""
+        return 6 * dim * self.expert_dim
+
+
+EXAMPLES = (SwigluExperts(expert_dim=6),)

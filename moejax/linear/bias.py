@@ -1,0 +1,20 @@
+"""A bias per expert, added to a layout.
+
+Source: ours.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from moejax.core.layouts import Buffers, Layout, Ragged
+
+
+def add_bias(x: Layout, bias: Float[Array, "E F"]) -> Layout:
+    """Each row plus its own expert's bias, in the dtype of x. Rows after the last group of a Ragged stay as they are."""
+    bias = bias.astype(x.tokens.dtype)
+    if isinstance(x, Ragged):
+        rows = jnp.arange(x.tokens.shape[0])
+        expert = jnp.searchsorted(jnp.cumsum(x.group_sizes), rows, side="right")
+        added = jnp.take(bias, expert, axis=0, mode="fill", fill_value=0, indices_are_sorted=True)
+        return Ragged(x.tokens + added, x.group_sizes)
+    return Buffers(x.tokens + bias[:, None, :])
