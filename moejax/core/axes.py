@@ -1,5 +1,8 @@
 """The axis alphabet. Einsum letters, shape comments and type annotations all use it, and nothing else.
 
+Fields of pytree types are annotated `Annotated[Any, Float[Array, "..."]]`: the shape is told, not enforced, because a
+tree of specs, names, shapes or gradients has the same structure with other things in the place of arrays.
+
 Source: ours (the habit of one alphabet in one docstring is google-research/vmoe's, `moe.py`).
 """
 

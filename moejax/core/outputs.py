@@ -1,6 +1,6 @@
 """What a layer with experts returns beside its tokens. Losses and metrics are returned, never stored."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.struct
 from jaxtyping import Array, Float
@@ -14,10 +14,10 @@ class LayerOutput:
     losses, metrics: as in `Routed`, the dispatcher's accounting added. plan: the router's plan, None for dense layers.
     """
 
-    tokens: Float[Array, "B T D"]
+    tokens: Annotated[Any, Float[Array, "B T D"]]
     state: Any
-    losses: dict[str, Float[Array, ""]]
-    metrics: dict[str, Float[Array, "..."]]
+    losses: Annotated[Any, dict[str, Float[Array, ""]]]
+    metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
     plan: Any = None
 
 
@@ -30,9 +30,9 @@ class ModelOutput:
     plans: 'block_05' -> Plan of every MoE layer; empty unless asked for.
     """
 
-    logits: Float[Array, "B N"]
-    features: Float[Array, "B D"]
+    logits: Annotated[Any, Float[Array, "B N"]]
+    features: Annotated[Any, Float[Array, "B D"]]
     state: Any
-    losses: dict[str, Float[Array, ""]]
-    metrics: dict[str, Float[Array, "..."]]
-    plans: dict[str, Any]
+    losses: Annotated[Any, dict[str, Float[Array, ""]]]
+    metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
+    plans: Annotated[Any, dict[str, Any]]

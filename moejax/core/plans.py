@@ -4,7 +4,7 @@ A plan holds no token values. Its arrays say which token goes to which expert an
 fields say how large the buffers are. Integer choices carry no gradient; weights do.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.struct
 from jaxtyping import Array, Float, Int
@@ -14,7 +14,8 @@ from jaxtyping import Array, Float, Int
 class TokenChoice:
     """Every token chooses up to K experts (top-k, hash, Sinkhorn, top-p ...).
 
-    expert: chosen expert of each choice, in order of preference; -1 means "this choice is not made".
+    expert: chosen expert of each choice, in order of preference; -1 means "this choice is not made". The experts that
+        one token chooses are different ones.
     weight: combine weight of each choice.
     priority: who is served first when an expert is full (higher first, ties by position); None: by position.
     capacity: slots per expert and group; None: dropless. First choices of all tokens are served before
@@ -22,9 +23,9 @@ class TokenChoice:
     Source: ours; the service order is V-MoE's (Riquelme et al. 2021, Algorithms 1 and 2).
     """
 
-    expert: Int[Array, "G S K"]
-    weight: Float[Array, "G S K"]
-    priority: Float[Array, "G S"] | None = None
+    expert: Annotated[Any, Int[Array, "G S K"]]
+    weight: Annotated[Any, Float[Array, "G S K"]]
+    priority: Annotated[Any, Float[Array, "G S"] | None] = None
     num_experts: int = flax.struct.field(pytree_node=False, kw_only=True)
     capacity: int | None = flax.struct.field(pytree_node=False, default=None)
 
@@ -37,8 +38,8 @@ class ExpertChoice:
     Source: Zhou et al. 2022, "Mixture-of-Experts with Expert Choice Routing", section 3.2.
     """
 
-    token: Int[Array, "G E C"]
-    weight: Float[Array, "G E C"]
+    token: Annotated[Any, Int[Array, "G E C"]]
+    weight: Annotated[Any, Float[Array, "G E C"]]
 
 
 @flax.struct.dataclass
@@ -49,8 +50,8 @@ class SlotMix:
     Source: Puigcerver et al. 2024, "From Sparse to Soft Mixtures of Experts", section 2.1.
     """
 
-    dispatch: Float[Array, "G S E C"]
-    combine: Float[Array, "G S E C"]
+    dispatch: Annotated[Any, Float[Array, "G S E C"]]
+    combine: Annotated[Any, Float[Array, "G S E C"]]
 
 
 @flax.struct.dataclass
@@ -61,7 +62,7 @@ class Merge:
     Source: Muqeeth et al. 2023, "Soft Merging of Experts with Adaptive Routing" (SMEAR), section 3.
     """
 
-    weight: Float[Array, "G E"]
+    weight: Annotated[Any, Float[Array, "G E"]]
 
 
 Plan = TokenChoice | ExpertChoice | SlotMix | Merge
@@ -77,6 +78,6 @@ class Routed:
     """
 
     plan: Plan
-    losses: dict[str, Float[Array, ""]]
-    metrics: dict[str, Float[Array, "..."]]
+    losses: Annotated[Any, dict[str, Float[Array, ""]]]
+    metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
     state: Any

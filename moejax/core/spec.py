@@ -15,6 +15,8 @@ from typing import Any
 
 from moejax.core.errors import SpecError, did_you_mean
 
+Config = Any  # a mapping from field to value: a dict, or a ConfigDict (which is no collections.abc.Mapping)
+
 
 def method(room: str, **kwargs: Any) -> Any:
     """A spec field that holds a method of `room`, built from a config with a `name`."""
@@ -41,7 +43,7 @@ def examples(room: str) -> list[tuple[str, Any]]:
     ]
 
 
-def build_method(room: str, config: Mapping[str, Any] | str, *, path: str = "config") -> Any:
+def build_method(room: str, config: Config | str, *, path: str = "config") -> Any:
     """The method of `room` that `config['name']` names, with the other keys as its fields.
 
     Raises SpecError for an unknown name or field, naming the nearest allowed one.
@@ -58,7 +60,7 @@ def build_method(room: str, config: Mapping[str, Any] | str, *, path: str = "con
     return build_spec(known[name], fields, path=path)
 
 
-def build_spec(cls: type, config: Mapping[str, Any], *, path: str = "config") -> Any:
+def build_spec(cls: type, config: Config, *, path: str = "config") -> Any:
     """An instance of the spec dataclass `cls` from a mapping, nested specs and methods included.
 
     Raises SpecError for a misspelt key, a missing one, or a value of the wrong type, naming `path`.

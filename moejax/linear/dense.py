@@ -3,7 +3,7 @@
 Source: ours (the leaf's type decides the product).
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import flax.struct
 import jax
@@ -18,10 +18,10 @@ from moejax.core.layouts import Buffers, Layout, Ragged
 class Dense:
     """kernel: [D F], or [E D F] in a bank of experts. The product is computed in the dtype of x."""
 
-    kernel: Float[Array, "... D F"]
+    kernel: Annotated[Any, Float[Array, "... D F"]]
 
     def matmul(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
-        """x @ kernel. FLOPs: 2 D F per row."""
+        """The product x @ kernel. FLOPs: 2 D F per row."""
         return x @ self.kernel.astype(x.dtype)
 
     def grouped_matmul(self, x: Layout) -> Layout:
