@@ -1,5 +1,6 @@
 """Capacity: how many slots an expert has per group, from a capacity factor."""
 
+import dataclasses
 import math
 from typing import Literal
 
@@ -44,6 +45,52 @@ def slots_per_expert(
         raise SpecError(
             f"capacity_factor={capacity_factor} gives {share:.3g} slots per expert, which rounds to zero "
             f"({num_tokens} tokens per group, {num_selected_experts} selected of {num_experts} experts). "
-            f"Use capacity_factor >= {least:.3g}, a larger group, or capacity_rounding='ceil'."
+            f"Use capacity_factor >= {least:.3g}, or larger groups."
         )
     return min(capacity + -capacity % multiple, num_tokens)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenChoiceCapacity:
+    """The capacity fields that token-choice routers share.
+
+    capacity_factor: slots per expert and group, as a factor of S K / E; None: dropless.
+    eval_capacity_factor: the same without a key: 'train' (same as capacity_factor), a number, or None (dropless).
+    capacity_multiple, capacity_rounding: see `slots_per_expert`.
+    """
+
+    capacity_factor: float | None = None
+    eval_capacity_factor: float | Literal["train"] | None = "train"
+    capacity_multiple: int = 1
+    capacity_rounding: Rounding = "ceil"
+
+    def check_capacity(self) -> None:
+        """Raises SpecError for a factor that is not positive or a multiple below 1."""
+        check_capacity_factor("capacity_factor", self.capacity_factor)
+        check_capacity_factor("eval_capacity_factor", self.factor(training=False))
+        check_capacity_multiple(self.capacity_multiple)
+
+    def factor(self, *, training: bool) -> float | None:
+        """The factor that holds; None: dropless."""
+        if training or self.eval_capacity_factor == "train":
+            return self.capacity_factor
+        return self.eval_capacity_factor
+
+    @property
+    def always_dropless(self) -> bool:
+        """No token is ever dropped, neither in training nor in evaluation."""
+        return self.factor(training=True) is None and self.factor(training=False) is None
+
+    def capacity(self, num_tokens: int, num_experts: int, num_selected_experts: int, *, training: bool) -> int | None:
+        """C for groups of `num_tokens`, None when dropless. Raises SpecError when it rounds to zero."""
+        factor = self.factor(training=training)
+        if factor is None:
+            return None
+        return slots_per_expert(
+            factor,
+            num_tokens=num_tokens,
+            num_experts=num_experts,
+            num_selected_experts=num_selected_experts,
+            multiple=self.capacity_multiple,
+            rounding=self.capacity_rounding,
+        )

@@ -13,7 +13,7 @@ def init_kernel(key: PRNGKeyArray, dim: int, num_experts: int) -> Float[Array, "
 
 
 def linear_logits(x: Float[Array, "G S D"], kernel: Float[Array, "D E"]) -> Float[Array, "G S E"]:
-    """x @ kernel in full float32, whatever the dtype of x and the default precision of the device.
+    """The product x @ kernel in full float32, whatever the dtype of x and the default precision of the device.
 
     Source: Fedus et al. 2022 (Switch), section 2.4 "selective precision".
     """

@@ -1,7 +1,7 @@
 """Soft MoE: slots are averages of tokens, outputs are averages of slots. Nothing is dropped, all is differentiable.
 
 Source: Puigcerver et al. 2024, "From Sparse to Soft Mixtures of Experts", section 2.1 (dispatch, combine) and section 2.3
-(l2 normalisation with a learned scale).
+(l2 normalisation with a learned scale); details (epsilon, initializer, rounding of slots) as in the released code.
 Deviations: none known.
 """
 
@@ -26,8 +26,9 @@ EPSILON = 1e-6
 class SoftRouter:
     """num_slots slots per expert; dispatch is a softmax over the tokens, combine a softmax over all E C slots.
 
-    num_slots: C; None (with capacity_factor and group_size): C = ceil(capacity_factor * group_size / E).
-    noise_std: Gaussian noise of standard deviation noise_std / E on the logits, in training only (0 in the paper).
+    num_slots: C; None (with capacity_factor and group_size): C = capacity_factor * group_size / E, halves
+        rounded up.
+    noise_std: Gaussian noise of standard deviation noise_std on the logits, in training only (0 in the paper).
 
     Raises SpecError when both or neither of num_slots and capacity_factor are given, or a factor comes without the
     group size (slots are parameters, so their number must be known at initialisation).
@@ -55,6 +56,7 @@ class SoftRouter:
             raise SpecError(
                 f"capacity_factor={self.capacity_factor} needs group_size >= 1 (tokens routed together) to count slots."
             )
+        self.slots()
 
     @property
     def causal(self) -> bool:
@@ -66,13 +68,18 @@ class SoftRouter:
         if self.num_slots is not None:
             return self.num_slots
         assert self.capacity_factor is not None and self.group_size is not None
-        return slots_per_expert(self.capacity_factor, num_tokens=self.group_size, num_experts=self.num_experts)
+        return slots_per_expert(
+            self.capacity_factor, num_tokens=self.group_size, num_experts=self.num_experts, rounding="round"
+        )
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
-        """{'mu': [D E C], 'scale': []} and no state. mu: lecun_normal with fan-in D."""
-        shape = (dim, self.num_experts, self.slots())
-        initializer = jax.nn.initializers.lecun_normal(in_axis=0, out_axis=(1, 2))
-        return {"mu": initializer(key, shape, jnp.float32), "scale": jnp.ones((), jnp.float32)}, {}
+        """{'mu': [D E C], 'scale': []} and no state.
+
+        mu: lecun_normal on the whole shape (variance 1 / (D E)); its norm drops out of the logits but sets how fast an
+        optimiser turns it.
+        """
+        mu = jax.nn.initializers.lecun_normal()(key, (dim, self.num_experts, self.slots()), jnp.float32)
+        return {"mu": mu, "scale": jnp.ones((), jnp.float32)}, {}
 
     def route(
         self,
@@ -87,7 +94,7 @@ class SoftRouter:
         tokens = l2_normalize(x.astype(jnp.float32), axis=-1)
         mu = params["scale"] * l2_normalize(params["mu"].astype(jnp.float32), axis=0)
         logits = jnp.einsum("GSD,DEC->GSEC", tokens, mu, precision=jax.lax.Precision.HIGHEST)
-        logits = add_noise(key, logits, self.noise_std / self.num_experts)
+        logits = add_noise(key, logits, self.noise_std)
         dispatch = jax.nn.softmax(logits, axis=1)
         combine = jax.nn.softmax(logits, axis=(2, 3))
         probs = combine.sum(axis=3)
@@ -95,7 +102,7 @@ class SoftRouter:
 
 
 def l2_normalize(x: Float[Array, "..."], *, axis: int) -> Float[Array, "..."]:
-    """x / sqrt(sum x^2 + 1e-6) along `axis`, so that zeros stay zeros with a finite gradient."""
+    """Divides x by sqrt(sum x^2 + 1e-6) along `axis`, so that zeros stay zeros with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=axis, keepdims=True) + EPSILON)
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from moejax.core.errors import SpecError
 from moejax.core.plans import Routed, TokenChoice
-from moejax.routing.capacity import Rounding, check_capacity_factor, check_capacity_multiple, slots_per_expert
+from moejax.routing.capacity import TokenChoiceCapacity
 from moejax.routing.limits import check_not_negative, check_num_selected
 from moejax.routing.logits import add_noise, init_kernel, linear_logits
 from moejax.routing.losses import balance_loss, importance_loss, load_loss, load_probability, z_loss
@@ -22,7 +22,7 @@ from moejax.routing.statistics import choice_load, router_metrics
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TopKRouter:
+class TopKRouter(TokenChoiceCapacity):
     """Every token goes to its K best experts.
 
     noise_std: Gaussian noise of standard deviation noise_std / E on the logits, in training only.
@@ -30,9 +30,7 @@ class TopKRouter:
         over the chosen alone.
     scores: 'softmax', or 'sigmoid' (each expert's score by itself; with the first order only).
     renormalize: the weights of a token's chosen experts sum to one.
-    capacity_factor: slots per expert and group, as a factor of S K / E; None: dropless.
-    eval_capacity_factor: the same without a key: 'train' (same as capacity_factor), a number, or None (dropless).
-    capacity_multiple, capacity_rounding: see `capacity.slots_per_expert`.
+    capacity_factor, eval_capacity_factor, capacity_multiple, capacity_rounding: see `capacity.TokenChoiceCapacity`.
     batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
     importance_, load_, balance_, z_loss_weight: see `losses`. The load loss exists in training only (it needs noise).
     bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
@@ -49,10 +47,6 @@ class TopKRouter:
     order: Literal["softmax_then_top_k", "top_k_then_softmax"] = "softmax_then_top_k"
     scores: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = False
-    capacity_factor: float | None = None
-    eval_capacity_factor: float | None | Literal["train"] = "train"
-    capacity_multiple: int = 1
-    capacity_rounding: Rounding = "ceil"
     batch_priority: bool = False
     importance_loss_weight: float = 0.0
     load_loss_weight: float = 0.0
@@ -62,10 +56,7 @@ class TopKRouter:
 
     def __post_init__(self) -> None:
         check_num_selected(self.num_selected_experts, self.num_experts)
-        check_capacity_factor("capacity_factor", self.capacity_factor)
-        if self.eval_capacity_factor != "train":
-            check_capacity_factor("eval_capacity_factor", self.eval_capacity_factor)
-        check_capacity_multiple(self.capacity_multiple)
+        self.check_capacity()
         check_not_negative(
             noise_std=self.noise_std,
             importance_loss_weight=self.importance_loss_weight,
@@ -84,8 +75,7 @@ class TopKRouter:
     @property
     def causal(self) -> bool:
         """Dropless, or first choices served by position: no token is displaced by a later one."""
-        factors = {self.capacity_factor, self._capacity_factor(training=False)}
-        return factors == {None} or (self.num_selected_experts == 1 and not self.batch_priority)
+        return self.always_dropless or (self.num_selected_experts == 1 and not self.batch_priority)
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
         """{'kernel': [D E]} and {'bias': [E]} (or {} when no bias balances)."""
@@ -108,7 +98,7 @@ class TopKRouter:
         expert = self._select(log_scores, state)
         weight = self._weight(noisy, log_scores, expert)
         probs = jax.nn.softmax(log_scores)  # the scores themselves for softmax; sigmoids divided by their sum
-        capacity = self._capacity(x.shape[1], training=key is not None)
+        capacity = self.capacity(x.shape[1], self.num_experts, self.num_selected_experts, training=key is not None)
         served_by_gate = self.batch_priority and capacity is not None
         plan = TokenChoice(
             expert,
@@ -123,24 +113,6 @@ class TopKRouter:
 
     def _noise(self) -> float:
         return self.noise_std / self.num_experts
-
-    def _capacity_factor(self, *, training: bool) -> float | None:
-        if training or self.eval_capacity_factor == "train":
-            return self.capacity_factor
-        return self.eval_capacity_factor
-
-    def _capacity(self, num_tokens: int, *, training: bool) -> int | None:
-        factor = self._capacity_factor(training=training)
-        if factor is None:
-            return None
-        return slots_per_expert(
-            factor,
-            num_tokens=num_tokens,
-            num_experts=self.num_experts,
-            num_selected_experts=self.num_selected_experts,
-            multiple=self.capacity_multiple,
-            rounding=self.capacity_rounding,
-        )
 
     def _log_scores(self, logits: Float[Array, "G S E"]) -> Float[Array, "G S E"]:
         # Logarithms, so that renormalising scores that underflow never divides zero by zero.
