@@ -68,8 +68,8 @@ class Attention:
         query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
         scores = jnp.einsum("BTHD,BSHD->BHTS", query, keys).astype(jnp.float32)
         if self.causal:
-            length = scores.shape[-2:]
-            scores = jnp.where(jnp.broadcast_to(jnp.tri(*length, dtype=bool), scores.shape), scores, -jnp.inf)
+            seen = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+            scores = jnp.where(jnp.broadcast_to(seen, scores.shape), scores, -jnp.inf)
         weight = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weight = dropout(weight, self.dropout_rate, key=maybe_named(key, "attention_weight"))
         y = jnp.einsum("BHTS,BSHD->BTHD", weight, values)

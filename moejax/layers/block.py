@@ -76,7 +76,7 @@ class Block:
         else:
             tokens = self.mixer.apply(params["feed_forward"], hidden, key=mixer_key)
             out = LayerOutput(tokens=tokens, state=state, losses={}, metrics={})
-        return out.replace(tokens=x + self._regularise(out.tokens, "mixer", key, drop_path_rate))
+        return dataclasses.replace(out, tokens=x + self._regularise(out.tokens, "mixer", key, drop_path_rate))
 
     def _regularise(
         self, branch: Float[Array, "B T D"], name: str, key: PRNGKeyArray | None, rate: Any

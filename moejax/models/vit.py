@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,8 +15,7 @@ from moejax.core.errors import SpecError
 from moejax.core.outputs import ModelOutput
 from moejax.core.rng import maybe_named, named
 from moejax.core.segments import Segment, apply_segment, segments, stack, unstack
-from moejax.core.spec import method
-from moejax.experts.mlp import MlpExperts
+from moejax.core.spec import build_method, method
 from moejax.layers.attention import Attention, check_heads
 from moejax.layers.block import Block
 from moejax.layers.dropout import check_rate, dropout
@@ -120,7 +120,7 @@ class VisionTransformer:
     @property
     def dense_experts(self) -> Experts:
         """The bank whose single expert is the feed-forward layer of dense blocks."""
-        return self.feed_forward or MlpExperts(expert_dim=self.mlp_dim)
+        return self.feed_forward or build_method("experts", {"name": "mlp", "expert_dim": self.mlp_dim})
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -237,7 +237,7 @@ class VisionTransformer:
         beside: dict[str, _Beside] = {}
         new_state: dict[str, Any] = {}
         for segment in segments(self.blocks):
-            layer = functools.partial(_apply_block, segment.spec, return_plans)
+            layer: Callable[..., Any] = functools.partial(_apply_block, segment.spec, return_plans)
             if self.remat:
                 layer = jax.checkpoint(layer, prevent_cse=not self._scans(segment))
             alone, name = segment.length == 1, segment.name
@@ -291,3 +291,21 @@ def _apply_block(
 
 def _mean(values: list[Float[Array, ""]]) -> Float[Array, ""]:
     return sum(values[1:], values[0]) / jnp.asarray(len(values), jnp.float32)
+
+
+EXAMPLES = (
+    VisionTransformer(image_size=8, patch_size=4, dim=8, depth=2, num_heads=2, mlp_dim=16, num_classes=3),
+    VisionTransformer(
+        image_size=8,
+        patch_size=4,
+        dim=8,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        num_classes=3,
+        stem="conv",
+        positions="sincos",
+        pooling="map",
+        qk_norm=True,
+    ),
+)
