@@ -2,7 +2,7 @@
 
 Annotations of `moejax` and `moejax_kernels` are checked at every call (jaxtyping with beartype). Arithmetic that mixes
 dtypes or ranks silently is an error; where a third-party library does so, the test (or the library call in question)
-takes the fixture `lenient`, or is marked `@pytest.mark.lenient`.
+takes the fixture `lenient`, or is marked `@pytest.mark.lenient`. The update functions of optax do; they are wrapped below.
 """
 
 import os
@@ -13,20 +13,22 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import contextlib
+import functools
+from collections.abc import Iterator
+
+import jax
+import optax
+import pytest
 from jaxtyping import install_import_hook
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+OURS = ("moejax", "moejax_kernels")
 
-_early = sorted(name for name in sys.modules if name.split(".")[0] in ("moejax", "moejax_kernels"))
+_early = sorted(name for name in sys.modules if name.split(".")[0] in OURS)
 if _early:
     raise RuntimeError(f"{_early} were imported before tests/conftest.py; their annotations would go unchecked.")
-install_import_hook(["moejax", "moejax_kernels"], "beartype.beartype")
-
-import contextlib  # noqa: E402
-from collections.abc import Iterator  # noqa: E402
-
-import jax  # noqa: E402
-import pytest  # noqa: E402
+install_import_hook(OURS, "beartype.beartype")
 
 jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 if os.environ.get("MOEJAX_TEST_CACHE", "1") != "0":
@@ -40,6 +42,21 @@ if os.environ.get("MOEJAX_TEST_CACHE", "1") != "0":
 def _promotion(dtypes: str, ranks: str) -> Iterator[None]:
     with jax.numpy_dtype_promotion(dtypes), jax.numpy_rank_promotion(ranks):
         yield
+
+
+def _leniently(function):
+    @functools.wraps(function)
+    def wrapped(*args, **kwargs):
+        with _promotion("standard", "allow"):
+            return function(*args, **kwargs)
+
+    return wrapped
+
+
+# optax divides floats by integer step counts, in schedules, bias correction and accumulation.
+_new_transformation = optax.GradientTransformation.__new__
+optax.GradientTransformation.__new__ = lambda cls, init, update: _new_transformation(cls, init, _leniently(update))
+optax.MultiSteps.update = _leniently(optax.MultiSteps.update)
 
 
 @pytest.fixture(autouse=True)
