@@ -103,7 +103,7 @@ def check_type(hint: Any, value: Any, *, path: str) -> Any:
     if origin is typing.Literal:
         allowed = typing.get_args(hint)
         if value not in allowed:
-            raise SpecError(f"{path}={value!r} is not allowed.{did_you_mean(value, map(str, allowed))}")
+            raise SpecError(f"{path}={value!r} is not allowed.{did_you_mean(str(value), map(str, allowed))}")
         return value
     if origin in (typing.Union, types.UnionType):
         options = typing.get_args(hint)
