@@ -1,0 +1,156 @@
+"""Learning curves with seeds as bands, and accuracy against what it costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from moejax.evals import figure_style as style
+from moejax.evals.comparison import accuracies, by_model
+from moejax.evals.runs import Record, Run, series
+
+
+def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean, lowest and highest value over seeds at every step that all seeds have reached.
+
+    Seeds whose steps differ are interpolated linearly onto those of the first.
+    """
+    steps = np.asarray(curves[0][0], np.float64)
+    last = min(max(c[0]) for c in curves)
+    steps = steps[steps <= last]
+    values = np.stack([np.interp(steps, c[0], c[1]) for c in curves])
+    return steps, values.mean(0), values.min(0), values.max(0)
+
+
+def smooth(values: Sequence[float], *, window: int) -> np.ndarray:
+    """Mean over `window` neighbours, narrower at the ends."""
+    array = np.asarray(values, np.float64)
+    half = window // 2
+    return np.array([array[max(0, i - half) : i + half + 1].mean() for i in range(len(array))])
+
+
+def learning_curves(
+    canvas: Figure, runs: Sequence[Run], records: Sequence[Record] = (), *, baseline: float | None = None
+) -> None:
+    """Training loss and validation accuracy of the runs, and validation accuracy of recorded runs where there are any."""
+    panels = canvas.subplots(1, 3 if records else 2, squeeze=False)[0]
+    grouped: dict[str, list[Run]] = {}
+    for run in runs:
+        grouped.setdefault(run.model, []).append(run)
+    handles = {}
+    for model, group in grouped.items():
+        loss = [series(run.rows, "train/loss") for run in group]
+        loss = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in loss if s]
+        handles[model] = _draw(panels[0], loss, model)
+        handles[model] = _draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
+    for model, seeds in by_model(records).items():
+        curves = [tuple(zip(*r.curve, strict=True)) for r in seeds if r.curve]
+        handles.setdefault(model, None)
+        handles[model] = _draw(panels[2], curves, model) or handles[model]
+    panels[0].set(title="Training loss", xlabel="step", ylabel="cross-entropy (nats)")
+    seeds = max((len(g) for g in grouped.values()), default=1)
+    panels[1].set(title="This run" + (f" ({seeds} seeds)" if seeds > 1 else ""), ylabel="validation accuracy (%)", xlabel="step")
+    if records:
+        count = max(len(g) for g in by_model(records).values())
+        panels[2].set(title=f"Recorded long runs ({count} seed{'s' if count > 1 else ''})")
+        panels[2].set(ylabel="validation accuracy (%)", xlabel="step")
+    for panel in panels[1:]:
+        style.percent(panel)
+        low = min((np.min(line.get_ydata()) for line in panel.lines), default=0.0)
+        high = max((np.max(line.get_ydata()) for line in panel.lines), default=1.0)
+        panel.set_ylim(max(0.0, min(low, baseline or 1.0) - 0.03), min(1.0, max(high, baseline or 0.0) + 0.03))
+        if baseline is not None:
+            draw_baseline(panel, baseline)
+    for panel in panels:
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+    shown = {m: h for m, h in handles.items() if h is not None}
+    style.legend_above(canvas, list(shown.values()), [style.model_label(m) for m in shown])
+
+
+def accuracy_against_cost(
+    canvas: Figure,
+    runs: Sequence[Run],
+    records: Sequence[Record] = (),
+    *,
+    milliseconds: Mapping[str, float] | None = None,
+    baseline: float | None = None,
+) -> None:
+    """Test accuracy against total parameters, activated FLOPs of an example, and the measured time of a training step."""
+    panels = canvas.subplots(1, 3, sharey=True)
+    handles: dict[str, Any] = {}
+    for source, filled in (([run.record for run in runs], True), (list(records), False)):
+        means = accuracies(source)
+        for model, group in by_model(source).items():
+            if model not in means:
+                continue
+            record, mean = group[0], means[model]
+            costs = (record.total_params, record.flops_per_example, (milliseconds or {}).get(model))
+            for panel, cost in zip(panels, costs, strict=True):
+                if cost is None:
+                    continue
+                drawn = panel.errorbar(
+                    [cost], [mean.mean], yerr=None if mean.standard_error is None else [mean.standard_error],
+                    marker=style.model_marker(model), markersize=10 if filled else 11, capsize=4, linestyle="none",
+                    color=style.model_colour(model), markerfacecolor=None if filled else "white", markeredgewidth=2,
+                )  # fmt: skip
+                handles.setdefault(style.model_label(model) + ("" if filled else ", long run"), drawn)
+    labels = ("total parameters", "FLOPs per picture, forward", "time per training step (ms, median)")
+    for panel, label in zip(panels, labels, strict=True):
+        panel.set_xlabel(label)
+        panel.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda value, _: style.compact(value)))
+        panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
+        panel.margins(x=0.25, y=0.2)
+        low, high = panel.get_xlim()
+        panel.set_xlim(min(low, 0.0) if low < 0.35 * high else low - 0.1 * abs(low), high + 0.1 * abs(high))
+        if not panel.lines and not panel.collections:
+            panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=style.MUTED)
+        if baseline is not None:
+            draw_baseline(panel, baseline)
+    panels[0].set_ylabel("test accuracy (%)")
+    style.percent(panels[0])
+    style.legend_above(canvas, list(handles.values()), list(handles), columns=4)
+
+
+def reliability(canvas: Figure, evaluations: Mapping[str, Mapping]) -> None:
+    """Accuracy against confidence, one panel per model; the diagonal is perfect calibration."""
+    panels = canvas.subplots(1, len(evaluations), sharey=True, squeeze=False)[0]
+    for panel, (model, evaluation) in zip(panels, evaluations.items(), strict=True):
+        calibration = evaluation["calibration"]
+        bins = calibration["bins"]
+        total = sum(b["count"] for b in bins)
+        colour = style.model_colour(model)
+        panel.plot([0, 1], [0, 1], color=style.MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        panel.bar(
+            [b["low"] for b in bins], [b["count"] / total for b in bins], [b["high"] - b["low"] for b in bins],
+            align="edge", color=colour, alpha=0.18, linewidth=0,
+        )  # fmt: skip
+        shown = [b for b in bins if b["count"] >= 10] or bins
+        panel.plot([b["confidence"] for b in shown], [b["accuracy"] for b in shown], color=colour, marker="o", markersize=5)
+        panel.set(title=style.model_label(model), xlabel="confidence (%)", xlim=(0, 1), ylim=(0, 1.02))
+        panel.text(0.04, 0.93, f"ECE {100 * calibration['ece']:.1f} %", transform=panel.transAxes, va="top")
+        style.percent(panel, which="x")
+    panels[0].set_ylabel("accuracy (%)   bars: share of pictures")
+    style.percent(panels[0])
+
+
+def draw_baseline(panel: Axes, value: float) -> None:
+    """Logistic regression as a dashed line, named at its left end."""
+    panel.axhline(value, color=style.MUTED, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1)
+    panel.annotate(
+        "logistic regression", (0.985, value), xycoords=panel.get_yaxis_transform(), textcoords="offset points",
+        xytext=(0, -4), va="top", ha="right", fontsize=9, color=style.MUTED,
+    )  # fmt: skip
+
+
+def _draw(panel: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]], model: str) -> Any:
+    curves = [c for c in curves if len(c) == 2 and len(c[0])]
+    if not curves:
+        return None
+    steps, mean, low, high = band(curves)
+    colour = style.model_colour(model)
+    if len(curves) > 1:
+        panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+    return panel.plot(steps, mean, color=colour)[0]

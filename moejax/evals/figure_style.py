@@ -1,0 +1,140 @@
+"""One look for all figures: a colour per model, a colour per expert, both safe for colour-blind readers.
+
+Source: model colours from Okabe and Ito 2008 (darkened where text needs it); expert colours from Paul Tol's "muted" and
+"light" schemes, told apart by lightness as well as hue.
+"""
+
+import contextlib
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import matplotlib
+import matplotlib.ticker
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+INK = "#1f2933"
+MUTED = "#6b7785"
+GRID = "#e6e9ed"
+MODELS = (  # (part of the config's name, label, colour, marker); the first that is found counts
+    ("dense", "Dense ViT", "#4a5568", "o"),
+    ("expert_choice", "Expert choice", "#d55e00", "s"),
+    ("soft", "Soft MoE", "#009e73", "D"),
+    ("vmoe", "V-MoE", "#0072b2", "^"),
+    ("merge", "SMEAR", "#cc79a7", "P"),
+    ("switch", "Switch", "#56b4e9", "v"),
+    ("hash", "Hash", "#b8860b", "X"),
+    ("uniform", "Uniform", "#7b5ea7", "h"),
+)
+OTHER = ("#8c564b", "#1b7f9e", "#a05195", "#6a994e", "#bc4749", "#386641")
+EXPERTS = ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#ee8866",
+           "#4477aa", "#bbcc33", "#aa4499", "#999933", "#77aadd", "#661100", "#ffaabb", "#225555")  # fmt: skip
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 11,
+    "axes.titlesize": 12.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "axes.labelsize": 11,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#9aa5b1",
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.9,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 10,
+    "ytick.labelsize": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 11,
+    "lines.linewidth": 2.0,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+}
+
+
+def model_label(name: str) -> str:
+    """How a model is called in figures and tables."""
+    return _model(name)[1]
+
+
+def model_colour(name: str) -> str:
+    """The model's colour, the same everywhere."""
+    return _model(name)[2]
+
+
+def model_marker(name: str) -> str:
+    return _model(name)[3]
+
+
+def model_order(name: str) -> tuple[int, str]:
+    """Sort key: dense first, then V-MoE, expert choice, Soft MoE, then the others."""
+    first = ("dense", "vmoe", "expert_choice", "soft")
+    return next((i for i, part in enumerate(first) if _model(name)[0] == part), len(first)), name
+
+
+def expert_colours(num_experts: int) -> np.ndarray:
+    """uint8 [E 3]. Beyond the palette, its colours come again, lighter and darker by turns."""
+    base = np.array([[int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in EXPERTS], np.float64)
+    rows = []
+    for expert in range(num_experts):
+        turn, colour = expert // len(base), base[expert % len(base)]
+        toward = 255.0 if turn % 2 else 0.0
+        rows.append(colour + (toward - colour) * min(0.75, 0.3 * ((turn + 1) // 2)))
+    return np.rint(np.array(rows)).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def figure(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in the common style, in inches, without any global state left behind."""
+    with matplotlib.rc_context(STYLE):
+        canvas = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(canvas)
+        yield canvas
+
+
+def save(canvas: Figure, path: Path, *, dpi: int = 160) -> Path:
+    """Writes a PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    canvas.savefig(buffer, format="png", dpi=dpi)
+    temporary = path.with_suffix(".partial")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(path)
+    return path
+
+
+def legend_above(canvas: Figure, handles: Sequence, labels: Sequence[str], *, columns: int = 6) -> None:
+    """One legend for all panels, above them."""
+    canvas.legend(handles, labels, loc="outside upper center", ncols=min(columns, max(len(labels), 1)), columnspacing=1.8)
+
+
+def percent(axes: Axes, *, which: str = "y") -> None:
+    """Ticks of a fraction as per cent."""
+    formatter = matplotlib.ticker.FuncFormatter(lambda value, _: f"{100 * value:g}")
+    getattr(axes, f"{which}axis").set_major_formatter(formatter)
+
+
+def compact(value: float) -> str:
+    """1234567 -> '1.23 M'."""
+    for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g} {unit}"
+    return f"{value:.3g}"
+
+
+def _model(name: str) -> tuple[str, str, str, str]:
+    for entry in MODELS:
+        if entry[0] in name.lower().replace("-", "_").replace("v_moe", "vmoe"):
+            return entry
+    return name, name, OTHER[sum(map(ord, name)) % len(OTHER)], "o"
