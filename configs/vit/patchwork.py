@@ -1,0 +1,124 @@
+"""Dense ViT, V-MoE, expert choice and Soft MoE on patchwork, at equal activated FLOPs.
+
+  python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=0 --workdir runs/vmoe
+
+Arguments: model=dense|vmoe|expert_choice|soft, seed, steps, k (selected experts of vmoe; experts get 1/k of the dense
+hidden width), experts, smoke (two tiny steps).
+
+Every model has the same blocks; the MoE ones replace the feed-forward layers of the last `moe_layers`. A token passes
+k experts of hidden width mlp_dim / k (V-MoE), or one expert of width mlp_dim on average (expert choice with capacity
+factor 1; Soft MoE with as many slots as tokens), so that all compute what the dense model computes, up to the router.
+
+Record: command, device, time, result, seeds and date of the recorded runs go here.
+"""
+
+from ml_collections import ConfigDict
+
+from moejax.core.arguments import parse
+from moejax.core.errors import SpecError, did_you_mean
+
+MODELS = ("dense", "vmoe", "expert_choice", "soft")
+TOKENS = 16  # of one picture: 32x32 pixels, patch_size 8
+GROUP_SIZE = 1024  # tokens routed together by vmoe and expert_choice: 64 pictures
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The demo's config; see the module's docstring for the arguments."""
+    args = parse(arg, model="dense", seed=0, steps=1500, k=1, experts=8, smoke=False)
+    if args.model not in MODELS:
+        raise SpecError(f"config argument model={args.model!r} is unknown.{did_you_mean(args.model, MODELS)}")
+    config = ConfigDict()
+    config.name = f"patchwork_{args.model}"
+    config.seed = args.seed
+    config.model = model(args)
+    config.task = {"name": "classification", "cross_entropy": "softmax", "label_smoothing": 0.1, "aux_loss_weight": 1.0}
+    config.data = {
+        "name": "patchwork",
+        "batch_size": 128,
+        "eval_batch_size": 256,
+        "augment": {
+            "flip": {"domains": ("garments", "pictograms")},
+            "pad_crop": {"pad": 3},
+            "cutmix": {"alpha": 1.0, "probability": 0.5},
+        },
+    }
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "schedule": "cosine",
+        "warmup_steps": max(args.steps // 20, 1),
+        "b2": 0.99,
+        "weight_decay": 0.05,
+        "weight_decay_rules": (("kernel$|conv_[0-9]+$", 1.0),),
+        "clip_norm": 1.0,
+    }
+    config.train = {
+        "steps": args.steps,
+        "accumulate_steps": 1,
+        "ema_decay": 0.998,
+        "log_every": 50,
+        "eval_every": 250,
+        "checkpoint_every": 250,
+        "keep_last": 1,
+        "keep_best": 1,
+        "test_with": "last",
+        "init_from": None,
+        "reinitialise": (),
+    }
+    return shrink(config) if args.smoke else config
+
+
+def model(args: ConfigDict) -> ConfigDict:
+    """The model that `args.model` names."""
+    fields = {
+        "name": "vit",
+        "image_size": 32,
+        "patch_size": 8,
+        "dim": 96,
+        "depth": 4,
+        "num_heads": 4,
+        "mlp_dim": 192,
+        "num_classes": 29,
+        "stem": "conv",
+        "pooling": "avg",
+    }
+    if args.model != "dense":
+        fields |= {"moe_layers": "final2", "moe": moe(args, fields["mlp_dim"])}
+    return ConfigDict(fields)
+
+
+def moe(args: ConfigDict, mlp_dim: int) -> dict:
+    """The MoE layer whose activated FLOPs are those of a dense layer of `mlp_dim`."""
+    routers = {
+        "vmoe": {
+            "name": "top_k",
+            "num_experts": args.experts,
+            "num_selected_experts": args.k,
+            "capacity_factor": 1.05,
+            "importance_loss_weight": 0.005,
+            "load_loss_weight": 0.005,
+            "batch_priority": True,
+        },
+        "expert_choice": {"name": "expert_choice", "num_experts": args.experts, "capacity_factor": 1.0},
+        "soft": {"name": "soft", "num_experts": args.experts, "num_slots": max(TOKENS // args.experts, 1)},
+    }
+    split = args.k if args.model == "vmoe" else 1
+    return {
+        "router": routers[args.model],
+        "experts": {"name": "mlp", "expert_dim": mlp_dim // split},
+        "group_size": None if args.model == "soft" else GROUP_SIZE,
+    }
+
+
+def shrink(config: ConfigDict) -> ConfigDict:
+    """The smoke variant: two steps of a tiny model, every part of the way a long run takes."""
+    config.model.update(dim=16, depth=2, num_heads=2, mlp_dim=32)
+    if "moe" in config.model:
+        config.model.moe_layers = "final1"
+        config.model.moe.experts.expert_dim = 32
+        if config.model.moe.group_size is not None:
+            config.model.moe.group_size = 4 * TOKENS
+    config.data.update(batch_size=8, eval_batch_size=32, max_examples=64)
+    config.optimizer.warmup_steps = 1
+    config.train.update(steps=2, log_every=1, eval_every=1, checkpoint_every=1)
+    return config

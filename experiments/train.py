@@ -1,0 +1,90 @@
+"""Trains a model, or goes on with an interrupted run.
+
+  python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=1 --workdir runs/vmoe
+  python experiments/train.py --config configs/vit/patchwork.py:smoke --workdir runs/smoke --config.train.steps=4
+
+The workdir gets config.json, metrics.jsonl, checkpoints/ and tensorboard/. The same command resumes a run that was
+stopped: SIGTERM and Ctrl-C save first. Exit codes: 0 done, 2 a config that cannot be built, 1 a run that failed,
+128 + n stopped by signal n.
+"""
+
+import sys
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from moejax.core.errors import SpecError, did_you_mean
+from moejax.core.spec import build_method, build_spec
+from moejax.data import opening
+from moejax.train.checkpoints import CheckpointError
+from moejax.train.loop import NonFiniteError, Result, Train, run
+from moejax.train.optimizers import Optimizer
+
+PARTS = ("name", "seed", "model", "task", "data", "optimizer", "train")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of the config; see configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when it is not there.")
+_QUIET = flags.DEFINE_boolean("quiet", False, "No progress bar.")
+
+
+def train(config: dict[str, Any], workdir: str) -> Result:
+    """Builds every part of `config` (plain nested dicts) and runs it. Raises SpecError before anything is compiled."""
+    for key in config:
+        if key not in PARTS:
+            raise SpecError(f"config.{key} is no part of a training config.{did_you_mean(key, PARTS)}")
+    missing = [part for part in PARTS if part not in config and part != "name"]
+    if missing:
+        raise SpecError(f"the config lacks {', '.join(missing)}; a training config has {', '.join(PARTS)}.")
+    task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
+    optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
+    spec = build_spec(Train, config["train"], path="config.train")
+    data = opening.build(config["data"], path="config.data")
+    check_model_fits_data(task.model, data.info)
+    return run(task, data, optimizer, spec, workdir=workdir, config=config, seed=config["seed"])
+
+
+def check_model_fits_data(model: Any, info: Any) -> None:
+    """Raises SpecError when classes or picture size of model and data differ."""
+    if model.num_classes != info.num_classes:
+        raise SpecError(
+            f"config.model.num_classes={model.num_classes}, but {info.name} has {info.num_classes} classes; "
+            f"set --config.model.num_classes={info.num_classes}."
+        )
+    expected = (model.image_size, model.image_size, model.channels)
+    if tuple(info.image_shape) != expected:
+        raise SpecError(
+            f"config.model takes pictures of {expected}, {info.name} gives {tuple(info.image_shape)}; set "
+            "config.data.image_size and config.model.image_size to the same."
+        )
+
+
+def main(_: list[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    config = _CONFIG.value.to_dict()
+    if _QUIET.value:
+        config["train"]["progress"] = False
+    try:
+        result = train(config, _WORKDIR.value)
+    except SpecError as error:
+        sys.exit(_fail(error, 2))
+    except (CheckpointError, NonFiniteError) as error:
+        sys.exit(_fail(error, 1))
+    if result.signal is not None:
+        sys.exit(128 + result.signal)
+    shown = {name: value for name, value in (result.row or {}).items() if name.startswith("test/")}
+    print(
+        f"{_WORKDIR.value}: step {result.step}",
+        *(f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}" for n, v in shown.items()),
+        sep="\n  ",
+    )
+
+
+def _fail(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["config", "workdir"])
+    app.run(main)

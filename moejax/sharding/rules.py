@@ -1,0 +1,140 @@
+"""Logical axes -> mesh axes, and leaf names -> logical axes: partition specs for whole trees."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from moejax.core.errors import SpecError, did_you_mean
+from moejax.core.tree import flatten, map_with_names, match_rules
+from moejax.sharding.mesh import AXIS_NAMES
+
+# Logical axes of a leaf by its name, without the layer axis that stacked segments put in front. First match wins.
+# A column-parallel kernel splits its outputs, the row-parallel one after it its inputs: one reduction per pair.
+LEAF_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"experts/(up|gate)/kernel$", ("experts", None, "hidden")),
+    (r"experts/down/kernel$", ("experts", "hidden", None)),
+    (r"experts/(up|gate)/bias$|experts/(up|gate)_bias$", ("experts", "hidden")),
+    (r"experts/", ("experts",)),
+    (r"(mlp|feed_forward|shared)/(up|gate)/kernel$", (None, "hidden")),
+    (r"(mlp|feed_forward|shared)/down/kernel$", ("hidden", None)),
+    (r"attention/(qkv|query|key|value)/kernel$", (None, "heads")),
+    (r"attention/out/kernel$", ("heads", None)),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The mesh axes over which each logical axis is split; () keeps it whole on every device. Source: ours."""
+
+    batch: tuple[str, ...] = ("data", "expert")
+    experts: tuple[str, ...] = ("expert",)
+    hidden: tuple[str, ...] = ("model",)
+    heads: tuple[str, ...] = ("model",)
+    width: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            axes = getattr(self, field.name)
+            for axis in axes:
+                if axis not in AXIS_NAMES:
+                    raise SpecError(f"rules.{field.name}: {axis!r} is no mesh axis.{did_you_mean(axis, AXIS_NAMES)}")
+            if len(set(axes)) != len(axes):
+                raise SpecError(f"rules.{field.name}={axes!r} names a mesh axis twice.")
+
+    def spec(self, *axes: str | None) -> PartitionSpec:
+        """The partition spec of an array with these logical axes (None: whole).
+
+        Raises SpecError for an unknown logical axis, or when two axes of one array claim the same mesh axis.
+        """
+        names = [field.name for field in dataclasses.fields(self)]
+        entries: list[Any] = []
+        owner: dict[str, str] = {}
+        for axis in axes:
+            if axis is not None and axis not in names:
+                raise SpecError(f"{axis!r} is no logical axis.{did_you_mean(axis, names)}")
+            mesh_axes = () if axis is None else getattr(self, axis)
+            for mesh_axis in mesh_axes:
+                if mesh_axis in owner:
+                    raise SpecError(
+                        f"logical axes {owner[mesh_axis]!r} and {axis!r} of one array both claim mesh axis "
+                        f"{mesh_axis!r}; give one of them another mesh axis, or ()."
+                    )
+                owner[mesh_axis] = str(axis)
+            entries.append(None if not mesh_axes else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
+        while entries and entries[-1] is None:
+            entries.pop()
+        return PartitionSpec(*entries)
+
+
+def param_specs(params: Any, rules: Rules, *, leaf_axes: Sequence[tuple[str, Any]] = LEAF_AXES) -> Any:
+    """A tree of PartitionSpecs for parameters (arrays or shapes), by leaf name; leaves without a rule are replicated.
+
+    A leading axis L of a stacked segment is never split. Raises SpecError when a leaf has fewer axes than its rule.
+    """
+    present = [(pattern, axes) for pattern, axes in leaf_axes if _found(pattern, params)]
+    named = match_rules(present, jax.tree.map(lambda _: 0, params), default=(), what="sharding")
+    axes_of = _axes_by_name(named, params)
+
+    def spec(name: str, leaf: Any) -> PartitionSpec:
+        axes = axes_of[name]
+        if len(axes) > leaf.ndim:
+            raise SpecError(f"sharding: {name} has {leaf.ndim} axes, its rule {axes} names {len(axes)}.")
+        stacked = bool(axes) and _is_stacked(name)
+        return rules.spec(*((None,) if stacked else ()), *axes)
+
+    return map_with_names(spec, params)
+
+
+def specs_like(tree: Any, params: Any, specs: Any) -> Any:
+    """Specs for a tree that mirrors parameters, such as optimiser state or an average.
+
+    A leaf whose name ends with a parameter's name and that has its shape takes its spec; every other leaf (counters,
+    factored moments) is replicated.
+    """
+    shapes = flatten(params)
+    known = dict(zip(shapes, jax.tree.leaves(specs, is_leaf=lambda s: isinstance(s, PartitionSpec)), strict=True))
+
+    def spec(name: str, leaf: Any) -> PartitionSpec:
+        parts = name.split("/")
+        for start in range(len(parts)):
+            suffix = "/".join(parts[start:])
+            if suffix in known and tuple(shapes[suffix].shape) == tuple(leaf.shape):
+                return known[suffix]
+        return PartitionSpec()
+
+    return map_with_names(spec, tree)
+
+
+def shardings(tree: Any, specs: Any, mesh: Mesh) -> Any:
+    """NamedShardings of a tree. Raises SpecError when a mesh axis does not divide the array axis it splits."""
+
+    def sharding(name: str, leaf: Any, spec: PartitionSpec) -> NamedSharding:
+        for size, entry in zip(leaf.shape, spec, strict=False):
+            mesh_axes = () if entry is None else (entry,) if isinstance(entry, str) else entry
+            parts = math.prod(mesh.shape[axis] for axis in mesh_axes)
+            if size % parts:
+                raise SpecError(
+                    f"sharding: {name} has an axis of {size}, which {parts} devices along {mesh_axes} do not divide; "
+                    f"choose mesh sizes that divide {size}."
+                )
+        return NamedSharding(mesh, spec)
+
+    return map_with_names(sharding, tree, specs)
+
+
+def _axes_by_name(named: Any, params: Any) -> dict[str, tuple[str | None, ...]]:
+    """Leaf name -> its logical axes, from a tree whose leaves are tuples of axes."""
+    return dict(zip(flatten(params), jax.tree.structure(params).flatten_up_to(named), strict=True))
+
+
+def _found(pattern: str, tree: Any) -> bool:
+    return any(re.search(pattern, name) for name in flatten(tree))
+
+
+def _is_stacked(name: str) -> bool:
+    return bool(re.search(r"(^|/)\d+-\d+/", name))

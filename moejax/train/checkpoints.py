@@ -1,0 +1,313 @@
+"""Checkpoints on Orbax: asynchronous, atomic, the last n and the best n kept, every leaf checked against its checksum.
+
+A checkpoint is `<directory>/<step>/` with the arrays under `state` and one JSON under `meta`: the leaves (shape, dtype,
+CRC-32), the position of the data, the metrics, the config. No pickle anywhere. Source: ours, over orbax-checkpoint.
+"""
+
+import dataclasses
+import json
+import logging
+import pathlib
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from moejax.core.errors import SpecError
+from moejax.core.spec import build_method
+from moejax.core.tree import describe, differences, flatten
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, or none that can be read."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Restored:
+    """leaves: leaf name -> numpy array. meta: 'progress', 'config', 'metrics' as they were saved."""
+
+    step: int
+    leaves: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one directory. Call `close` (or use `with`) so that the last write ends."""
+
+    def __init__(
+        self, directory: str | pathlib.Path, *, keep_last: int = 1, keep_best: int = 0, best_mode: str = "max"
+    ) -> None:
+        if keep_last < 1 or keep_best < 0:
+            raise SpecError(f"train.keep_last={keep_last} must be at least 1, train.keep_best={keep_best} at least 0.")
+        if best_mode not in ("max", "min"):
+            raise SpecError(f"train.best_mode={best_mode!r} must be 'max' or 'min'.")
+        self.directory = pathlib.Path(directory).absolute()
+        self._sign = 1.0 if best_mode == "max" else -1.0
+        self._keep = (keep_last, keep_best)
+        self._scores: dict[int, float] = {}
+        self._meta: dict[int, dict[str, Any]] = {}
+        self._scan()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self, cleanup_tmp_directories=True, enable_async_checkpointing=True
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._manager.close()
+
+    def steps(self) -> list[int]:
+        """Steps with a finished checkpoint, ascending."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the best score (the earliest of equals), None when no checkpoint has one."""
+        scored = [step for step in self.steps() if step in self._scores]
+        return max(scored, key=lambda step: (self._sign * self._scores[step], -step), default=None)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Orbax's preservation policy: the last n steps, and the n best of those with a score."""
+        del context
+        last, best = self._keep
+        steps = sorted(info.step for info in checkpoints)
+        scored = [step for step in steps if step in self._scores]
+        ranked = sorted(scored, key=lambda step: (-self._sign * self._scores[step], step))
+        kept = {*steps[-last:], *ranked[:best]}
+        return [info.step in kept for info in checkpoints]
+
+    def save(
+        self,
+        step: int,
+        tree: Any,
+        *,
+        progress: Mapping[str, Any],
+        config: Mapping[str, Any],
+        score: float | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Starts to write `tree` (arrays, typed keys allowed) as `step`; `wait` returns only when it is on disk.
+
+        Older checkpoints are removed only after the new one is complete. Raises CheckpointError when this write, or the
+        asynchronous one before it, failed; what was saved before is untouched.
+        """
+        leaves = {name: _to_host(leaf) for name, leaf in flatten(tree).items()}
+        meta = {
+            "leaves": {name: [describe(leaf), _checksum(leaf)] for name, leaf in leaves.items()},
+            "progress": dict(progress),
+            "config": dict(config),
+            "score": score,
+        }
+        try:
+            self._manager.wait_until_finished()
+            if score is not None and np.isfinite(score):
+                self._scores[step] = float(score)
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(_nest(leaves)), meta=ocp.args.JsonSave(meta))
+            self._manager.save(step, args=args, force=True)
+            if wait:
+                self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(step, error) from error
+
+    def wait(self) -> None:
+        """Returns when the last write is on disk. Raises CheckpointError when it failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._write_error(None, error) from error
+
+    def restore(self, template: Any = None, *, which: str | int = "last") -> Restored | None:
+        """A checkpoint: 'last', 'best' or a step; None when the directory holds none.
+
+        template: a tree of arrays or shapes that it must fit, checked before any array is read. A damaged checkpoint is
+        set aside with a warning and the one before it is taken ('last'). Raises SpecError when it does not fit,
+        CheckpointError when every one is damaged, or when the one that was named is.
+        """
+        self.wait()
+        steps = self.steps()
+        if which == "best":
+            best = self.best_step()
+            steps = steps if best is None else [best]
+        elif which != "last":
+            steps = [step for step in steps if step == which]
+        damaged: list[str] = []
+        for step in reversed(steps):
+            try:
+                return self._read(step, template)
+            except CheckpointError as error:
+                damaged.append(f"  step {step}: {error}")
+                logger.warning("checkpoint %d in %s is damaged (%s)", step, self.directory, error)
+                if which == "last":
+                    self._set_aside(step)
+        if damaged:
+            raise CheckpointError(
+                f"no checkpoint in {self.directory} can be read:\n" + "\n".join(damaged) + "\nRestore the files from a "
+                "copy, or start again in another --workdir."
+            )
+        return None
+
+    def _read(self, step: int, template: Any) -> Restored:
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            described = {name: text for name, (text, _) in meta["leaves"].items()}
+        except Exception as error:
+            raise CheckpointError(f"its JSON cannot be read ({_short(error)})") from error
+        if template is not None:
+            check_fits(template, described, source=f"checkpoint {self.directory / str(step)}")
+        try:
+            as_numpy = _nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in described})
+            item = _nest(dict.fromkeys(described, 0))
+            args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
+            leaves = flatten(self._manager.restore(step, args=ocp.args.Composite(state=args))["state"])
+        except Exception as error:
+            raise CheckpointError(f"its arrays cannot be read ({_short(error)})") from error
+        wrong = [name for name, (_, checksum) in meta["leaves"].items() if _checksum(leaves[name]) != checksum]
+        if wrong:
+            raise CheckpointError(f"{len(wrong)} leaves differ from their checksums, first {wrong[0]}")
+        return Restored(step=step, leaves={name: np.asarray(leaves[name]) for name in described}, meta=meta)
+
+    def _scan(self) -> None:
+        """Reads the scores; sets aside what no longer has readable JSON, before Orbax looks at the directory."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for folder in self.directory.iterdir():
+            if not folder.name.isdigit():
+                continue
+            try:
+                score = json.loads((folder / "meta" / "metadata").read_text())["score"]
+            except (OSError, ValueError, KeyError) as error:
+                logger.warning("checkpoint %s is damaged (%s)", folder, _short(error))
+                _move_aside(folder)
+                continue
+            if score is not None and np.isfinite(score):
+                self._scores[int(folder.name)] = float(score)
+
+    def _set_aside(self, step: int) -> None:
+        _move_aside(self.directory / str(step))
+        self._scores.pop(step, None)
+        self._manager.reload()
+
+    def _write_error(self, step: int | None, error: Exception) -> CheckpointError:
+        kept = sorted(int(f.name) for f in self.directory.iterdir() if f.name.isdigit())
+        what = "the checkpoint" if step is None else f"the checkpoint of step {step} (or the one before it)"
+        return CheckpointError(
+            f"{what} could not be written to {self.directory}: {_short(error)}. Complete checkpoints: "
+            f"{', '.join(map(str, kept)) or 'none'}; they are untouched. Make room and run the same command to go on."
+        )
+
+
+def check_fits(template: Any, described: Mapping[str, str], *, source: str) -> None:
+    """Raises SpecError with every leaf that differs between `template` and {leaf name: 'float32[8,64]'}."""
+    expected = {name: _shape_of(describe(_data_shape(leaf))) for name, leaf in flatten(template).items()}
+    lines = differences(expected, {name: _shape_of(text) for name, text in described.items()})
+    if lines:
+        shown = "\n".join(f"  {line}" for line in lines[:20])
+        more = f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else ""
+        raise SpecError(
+            f"{source} does not fit this config; {len(lines)} leaves differ:\n{shown}{more}\n"
+            "Use the config it was written with, or another --workdir."
+        )
+
+
+def fill(template: Any, leaves: Mapping[str, np.ndarray], *, prefix: str = "") -> Any:
+    """`template` with every leaf replaced by the numpy array of its name; typed keys are wrapped again."""
+
+    def pick(path: Any, leaf: Any) -> Any:
+        array = leaves[prefix + jax.tree_util.keystr(path, simple=True, separator="/")]
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf) if hasattr(leaf, "_impl") else None)
+        return array
+
+    return jax.tree_util.tree_map_with_path(pick, template)
+
+
+def load_run(workdir: str | pathlib.Path, which: str = "best") -> tuple[dict[str, Any], Any, Any, int]:
+    """(config, parameters, router state, step) of a finished or running run, for evaluation.
+
+    The parameters are the moving average where the run kept one. which: 'best' (the last one when no checkpoint was
+    scored) or 'last'. Raises CheckpointError when there is no checkpoint, SpecError for another `which`.
+    """
+    if which not in ("best", "last"):
+        raise SpecError(f"which={which!r} must be 'best' or 'last'.")
+    restored = read_run(workdir, which)
+    config = restored.meta["config"]
+    task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
+    params, state = jax.eval_shape(task.init, jax.random.key(0))
+    prefix = "ema/" if any(name.startswith("ema/") for name in restored.leaves) else "params/"
+    described = {
+        name.replace(prefix, "params/", 1): describe(leaf)
+        for name, leaf in restored.leaves.items()
+        if name.startswith((prefix, "state/"))
+    }
+    check_fits({"params": params, "state": state}, described, source=f"the run in {workdir}")
+    to_device = lambda tree: jax.tree.map(jax.numpy.asarray, tree)  # noqa: E731
+    loaded = fill(params, restored.leaves, prefix=prefix), fill(state, restored.leaves, prefix="state/")
+    return config, to_device(loaded[0]), to_device(loaded[1]), restored.step
+
+
+def read_run(workdir: str | pathlib.Path, which: str) -> Restored:
+    """The raw leaves of a run's checkpoint. Raises CheckpointError when there is none."""
+    directory = pathlib.Path(workdir) / "checkpoints"
+    if not directory.is_dir():
+        raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a run of experiments/train.py.")
+    with Checkpoints(directory) as checkpoints:
+        restored = checkpoints.restore(which=which)
+    if restored is None:
+        raise CheckpointError(f"{directory} holds no finished checkpoint; train longer, or give another --workdir.")
+    return restored
+
+
+def _move_aside(folder: pathlib.Path) -> None:
+    target = folder.parent.parent / "damaged_checkpoints"
+    target.mkdir(exist_ok=True)
+    number = sum(1 for _ in target.iterdir())
+    folder.rename(target / f"{folder.name}_{number}")
+
+
+def _to_host(leaf: Any) -> np.ndarray:
+    # A real copy: the next step may be given this buffer before the asynchronous write has read it.
+    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+
+
+def _data_shape(leaf: Any) -> Any:
+    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _checksum(leaf: Any) -> int:
+    return zlib.crc32(np.asarray(leaf).tobytes())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Described:
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def _shape_of(text: str) -> _Described:
+    dtype, _, axes = text.rstrip("]").partition("[")
+    return _Described(tuple(int(size) for size in axes.split(",") if size), dtype)
+
+
+def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def _short(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__

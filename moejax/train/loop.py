@@ -1,0 +1,371 @@
+"""The training loop: from built parts and one frozen spec to a trained model, its records and its checkpoints.
+
+The Python side of a step is one call: metrics stay on the device until a row is due. Source: ours.
+"""
+
+import dataclasses
+import json
+import logging
+import math
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from moejax.core.errors import SpecError, did_you_mean
+from moejax.sharding.mesh import MeshSpec
+from moejax.sharding.rules import Rules, param_specs, shardings, specs_like
+from moejax.train.checkpoints import Checkpoints, fill, read_run
+from moejax.train.evaluation import build_evaluator
+from moejax.train.initialise import initialise_from
+from moejax.train.optimizers import Optimizer
+from moejax.train.prefetch import Prefetch
+from moejax.train.records import Records, Row, is_final, read_rows
+from moejax.train.state import TrainState, create
+from moejax.train.step import build_step, first_failure
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient became NaN or infinite."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """steps: updates of the whole run. accumulate_steps: micro batches per update. ema_decay: 0 keeps no average.
+
+    log_every, eval_every, checkpoint_every: in steps; 0 means only at the end. A row of metrics.jsonl holds means over
+        the steps since the last one.
+    keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
+    test_with: which parameters the final test takes. eval_split, test_split: None skips.
+    init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
+    mesh, rules: how arrays lie over devices. tensorboard, progress: events and progress bar.
+    """
+
+    steps: int
+    accumulate_steps: int = 1
+    ema_decay: float = 0.0
+    log_every: int = 50
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_last: int = 1
+    keep_best: int = 1
+    best_metric: str = "valid/accuracy"
+    best_mode: Literal["max", "min"] = "max"
+    test_with: Literal["best", "last"] = "last"
+    eval_split: str | None = "validation"
+    test_split: str | None = "test"
+    init_from: str | None = None
+    init_which: Literal["best", "last"] = "best"
+    reinitialise: tuple[str, ...] = ()
+    mesh: MeshSpec = MeshSpec()
+    rules: Rules = Rules()
+    tensorboard: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low in {
+            "steps": 1,
+            "accumulate_steps": 1,
+            "log_every": 0,
+            "eval_every": 0,
+            "checkpoint_every": 0,
+        }.items():
+            if getattr(self, name) < low:
+                raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise SpecError(f"train.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average.")
+        if self.reinitialise and not self.init_from:
+            raise SpecError(
+                "train.reinitialise names leaves, but train.init_from gives no run to load the others from."
+            )
+
+    def due(self, every: int, step: int) -> bool:
+        """True at the last step and at multiples of `every`."""
+        return step == self.steps or (every > 0 and step % every == 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """row: the final row, or None when the run was stopped by `signal`. step: steps done."""
+
+    step: int
+    row: Row | None
+    signal: int | None = None
+
+
+def run(
+    task: Any,
+    data: Any,
+    optimizer: Optimizer,
+    spec: Train,
+    *,
+    workdir: str | pathlib.Path,
+    config: Mapping[str, Any],
+    seed: int,
+) -> Result:
+    """Trains, or goes on where `workdir` stopped. Returns at the end, or after SIGTERM or SIGINT with all saved.
+
+    data: a Dataset. config: JSON-able, written to config.json and into every checkpoint.
+    Raises SpecError before compilation for what does not fit, NonFiniteError, CheckpointError.
+    """
+    _check_splits(spec, data.info)
+    workdir = pathlib.Path(workdir).absolute()
+    workdir.mkdir(parents=True, exist_ok=True)
+    keep = {"keep_last": spec.keep_last, "keep_best": spec.keep_best, "best_mode": spec.best_mode}
+    with Checkpoints(workdir / "checkpoints", **keep) as checkpoints, _Signals() as signals:
+        loop = _Loop(task, data, optimizer, spec, workdir, dict(config), seed, checkpoints)
+        with jax.set_mesh(loop.mesh):
+            return loop.run(signals)
+
+
+class _Loop:
+    """One run. Holds the parts; the numbers travel in TrainState and `progress`."""
+
+    def __init__(
+        self, task: Any, data: Any, optimizer: Optimizer, spec: Train, workdir: pathlib.Path, config: dict[str, Any],
+        seed: int, checkpoints: Checkpoints,
+    ) -> None:  # fmt: skip
+        self.task, self.data, self.spec, self.workdir, self.config = task, data, spec, workdir, config
+        self.checkpoints, self.seed = checkpoints, seed
+        self.mesh = spec.mesh.build()
+        key = jax.random.key(seed)
+        abstract_params, _ = jax.eval_shape(task.init, key)
+        self.rate = optimizer.rate(spec.steps)
+        transformation = optimizer.build(abstract_params, spec.steps)
+        self.create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
+        self.template: TrainState = jax.eval_shape(self.create)
+        self.shardings = self._state_shardings()
+        self.batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
+        step = build_step(task, transformation, accumulate_steps=spec.accumulate_steps, ema_decay=spec.ema_decay)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.evaluate = build_evaluator(task, data.info, self._place)
+        self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())
+
+    def run(self, signals: "_Signals") -> Result:
+        state, progress = self._start()
+        step = int(progress["step"])
+        if step == self.spec.steps and (
+            done := [row for row in read_rows(self.workdir / "metrics.jsonl") if is_final(row)]
+        ):
+            print(f"{self.workdir}: all {step} steps are done; nothing to do.")
+            return Result(step, done[-1])
+        (self.workdir / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        self.records = Records(self.workdir, step=step, tensorboard=self.spec.tensorboard)
+        try:
+            state, step = self._train(state, progress, signals)
+            if step < self.spec.steps:
+                print(f"stopped by signal {signals.received} at step {step}; the same command goes on from there.")
+                return Result(step, None, signals.received)
+            row = self._test(state, progress)
+            return Result(step, row)
+        finally:
+            self.records.close()
+
+    def _start(self) -> tuple[TrainState, dict[str, Any]]:
+        """The state to begin with: restored, loaded from another run, or fresh."""
+        restored = self.checkpoints.restore(self.template)
+        if restored is not None:
+            progress = restored.meta["progress"]
+            self.iterator.set_state(progress["data"])
+            print(f"resuming {self.workdir} from step {restored.step}")
+            return jax.device_put(fill(self.template, restored.leaves), self.shardings), progress
+        # Read before anything is compiled, so that a source that does not fit says so at once.
+        source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
+        if source is not None:
+            initialise_from(self.template.params, self.template.state, source, reinitialise=self.spec.reinitialise)
+        state = jax.jit(self.create, out_shardings=self.shardings)()
+        if source is not None:
+            params, model_state = initialise_from(
+                state.params, state.state, source, reinitialise=self.spec.reinitialise
+            )
+            copies = jax.tree.map(np.array, params) if state.ema is not None else None
+            state = jax.device_put(state.replace(params=params, state=model_state, ema=copies), self.shardings)
+        return state, {"step": 0, "data": self.iterator.get_state(), "elapsed": 0.0, "window": [], "score": None}
+
+    def _train(self, state: TrainState, progress: dict[str, Any], signals: "_Signals") -> tuple[TrainState, int]:
+        spec, step, window = self.spec, progress["step"], list(progress["window"])
+        pending: list[tuple[int, dict[str, jax.Array]]] = []
+        begin = time.monotonic() - progress["elapsed"]
+        batches = Prefetch(self.iterator, self._place)
+        bar = tqdm(total=spec.steps, initial=step, unit="step", disable=not spec.progress, dynamic_ncols=True)
+        since, steps_since = time.monotonic(), 0
+        try:
+            while step < spec.steps and signals.received is None:
+                batch, position = next(batches)
+                state, metrics = self.step(state, batch)
+                step, steps_since = step + 1, steps_since + 1
+                pending.append((step, metrics))
+                bar.update(1)
+                log, evaluate = spec.due(spec.log_every, step), spec.due(spec.eval_every, step)
+                save = spec.due(spec.checkpoint_every, step) or signals.received is not None
+                if not (log or evaluate or save):
+                    continue
+                window += self._collect(pending, state.params)
+                now = time.monotonic()
+                progress |= {"step": step, "data": position, "elapsed": now - begin, "score": None}
+                if log or evaluate:
+                    images = steps_since * self._batch_size(batch)
+                    row = self._train_row(step, window, images / max(now - since, 1e-9), now - begin)
+                    window = []
+                    if evaluate and spec.eval_split is not None:
+                        row |= self._valid_row(state)
+                        progress["score"] = self._score(row)
+                    self.records.write(row)
+                    self._show(bar, row)
+                progress["window"] = window
+                if save:
+                    self._save(state, progress, wait=step == spec.steps)
+                since, steps_since = time.monotonic(), 0
+            if signals.received is not None and step not in (progress["step"], 0):
+                window += self._collect(pending, state.params)
+                progress |= {"step": step, "data": position, "elapsed": time.monotonic() - begin, "window": window}
+                self._save(state, progress | {"score": None}, wait=True)
+            self.checkpoints.wait()
+            return state, step
+        finally:
+            batches.close()
+            bar.close()
+
+    def _collect(self, pending: list[tuple[int, dict[str, Any]]], params: Any) -> list[dict[str, float]]:
+        """Host values of the pending steps' scalars; stops the run at the first that is not finite."""
+        steps, metrics = [step for step, _ in pending], jax.device_get([metrics for _, metrics in pending])
+        pending.clear()
+        for step, values in zip(steps, metrics, strict=True):
+            if (failure := first_failure(params, values)) is not None:
+                self.checkpoints.wait()
+                last = self.checkpoints.steps()[-1:]
+                saved = (
+                    f"last good checkpoint: {self.checkpoints.directory / str(last[0])}"
+                    if last
+                    else "no checkpoint yet"
+                )
+                raise NonFiniteError(
+                    f"step {step} is not finite; {failure}; {saved}. Lower optimizer.learning_rate or set "
+                    "optimizer.clip_norm, and run again."
+                )
+        return [{n: float(v) for n, v in m.items() if np.ndim(v) == 0 and not n.startswith("block_")} for m in metrics]
+
+    def _train_row(self, step: int, window: list[dict[str, float]], speed: float, elapsed: float) -> Row:
+        means = {f"train/{name}": math.fsum(m[name] for m in window) / len(window) for name in window[0]}
+        rate = float(self.rate(step - 1))
+        return {"step": step, "time": elapsed, **means, "train/learning_rate": rate, "train/images_per_second": speed}
+
+    def _valid_row(self, state: TrainState) -> Row:
+        batches = self._eval_batches(str(self.spec.eval_split))
+        summary, router_metrics = self.evaluate(state.eval_params, state.state, batches)
+        return {f"valid/{name}": value for name, value in summary.items()} | dict(sorted(router_metrics.items()))
+
+    def _score(self, row: Row) -> float:
+        if self.spec.best_metric not in row:
+            raise SpecError(
+                f"train.best_metric={self.spec.best_metric!r} is in no row.{did_you_mean(self.spec.best_metric, row)}"
+            )
+        return float(row[self.spec.best_metric])
+
+    def _test(self, state: TrainState, progress: dict[str, Any]) -> Row:
+        """The final row: the test split with the last parameters, or with those of the best checkpoint."""
+        row: Row = {"step": self.spec.steps, "time": progress["elapsed"]}
+        if self.spec.test_split is None:
+            return row
+        params, model_state, step = state.eval_params, state.state, self.spec.steps
+        best = self.checkpoints.restore(self.template, which="best") if self.spec.test_with == "best" else None
+        if best is not None:
+            loaded = fill(self.template, best.leaves)
+            params, model_state, step = loaded.eval_params, loaded.state, best.step
+            params, model_state = jax.device_put((params, model_state))
+        summary, _ = self.evaluate(params, model_state, self._eval_batches(self.spec.test_split))
+        row |= {f"test/{name}": value for name, value in summary.items()}
+        row |= {"test/parameters": self.spec.test_with, "test/parameters_step": step}
+        self.records.write(row)
+        return row
+
+    def _save(self, state: TrainState, progress: dict[str, Any], *, wait: bool) -> None:
+        tree = {name: getattr(state, name) for name in ("step", "params", "state", "opt_state", "ema", "key")}
+        kept = {name: value for name, value in progress.items() if name != "score"}
+        score = progress["score"]
+        self.checkpoints.save(progress["step"], tree, progress=kept, config=self.config, score=score, wait=wait)
+
+    def _state_shardings(self) -> TrainState:
+        template, rules = self.template, self.spec.rules
+        params = param_specs(template.params, rules)
+        whole = lambda tree: jax.tree.map(lambda _: PartitionSpec(), tree)  # noqa: E731
+        specs = TrainState(
+            step=PartitionSpec(),
+            params=params,
+            state=whole(template.state),
+            opt_state=specs_like(template.opt_state, template.params, params),
+            ema=None if template.ema is None else params,
+            key=PartitionSpec(),
+        )
+        return shardings(template, specs, self.mesh)
+
+    def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        if jax.process_count() > 1:
+            return {n: jax.make_array_from_process_local_data(self.batch_sharding, a) for n, a in batch.items()}
+        return jax.device_put(dict(batch), self.batch_sharding)
+
+    def _eval_batches(self, split: str) -> Any:
+        if jax.process_count() == 1:
+            return self.data.eval_batches(split)
+        return self.data.eval_batches(split, num_processes=jax.process_count(), process=jax.process_index())
+
+    @staticmethod
+    def _batch_size(batch: Mapping[str, jax.Array]) -> int:
+        return next(iter(batch.values())).shape[0]
+
+    @staticmethod
+    def _show(bar: Any, row: Row) -> None:
+        shown = {
+            "loss": f"{row['train/loss']:.3f}",
+            "accuracy": f"{row['train/accuracy']:.1%}" if "train/accuracy" in row else "-",
+            "images/s": f"{row['train/images_per_second']:.0f}",
+        }
+        if "valid/accuracy" in row:
+            shown["valid"] = f"{row['valid/accuracy']:.1%}"
+        bar.set_postfix(shown)
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT while it is entered; a second one acts as usual. Does nothing off the main thread."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for number in (signal.SIGTERM, signal.SIGINT):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:  # not the main thread
+                break
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._restore()
+
+    def _note(self, number: int, _: Any) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous.clear()
+
+
+def _check_splits(spec: Train, info: Any) -> None:
+    for field in ("eval_split", "test_split"):
+        split = getattr(spec, field)
+        if split is not None and split not in info.split_sizes:
+            raise SpecError(
+                f"train.{field}={split!r}: {info.name} has no such split.{did_you_mean(split, info.split_sizes)} "
+                "None skips it."
+            )

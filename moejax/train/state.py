@@ -1,0 +1,41 @@
+"""The train state: everything that a step changes."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from moejax.core.rng import named
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step: steps done. state: router state. ema: average of params, None without. key: never changes, steps fold in."""
+
+    step: Int[Array, ""]
+    params: Any
+    state: Any
+    opt_state: Any
+    ema: Any
+    key: PRNGKeyArray
+
+    @property
+    def eval_params(self) -> Any:
+        """The parameters to evaluate: the average where there is one."""
+        return self.params if self.ema is None else self.ema
+
+
+def create(task: Any, optimizer: optax.GradientTransformation, key: PRNGKeyArray, *, ema: bool) -> TrainState:
+    """The state before the first step; traceable, so that `jax.eval_shape` gives its shapes."""
+    params, state = task.init(named(key, "init"))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        state=state,
+        opt_state=optimizer.init(params),
+        ema=jax.tree.map(jnp.array, params) if ema else None,
+        key=named(key, "train"),
+    )
