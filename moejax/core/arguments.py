@@ -1,16 +1,15 @@
 """The one string that varies a config: `get_config('size=B/16,experts=32,smoke')`."""
 
 import ast
+from types import SimpleNamespace
 from typing import Any
-
-from ml_collections import ConfigDict
 
 from moejax.core.errors import SpecError, did_you_mean
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
 
 
-def parse(arg: str | None, /, **defaults: Any) -> ConfigDict:
+def parse(arg: str | None, /, **defaults: Any) -> SimpleNamespace:
     """`defaults` with the values that `arg`, 'key=value,flag,...', gives in their place.
 
     A value takes the type of its default; a default of None takes whatever literal is written (else text), and 'none'
@@ -29,7 +28,7 @@ def parse(arg: str | None, /, **defaults: Any) -> ConfigDict:
         if not equals and not isinstance(defaults[key], bool):
             raise SpecError(f"config argument {key!r} is no flag; write {key}=VALUE (default {defaults[key]!r}).")
         values[key] = _convert(key, text if equals else "true", defaults[key])
-    return ConfigDict(values)
+    return SimpleNamespace(**values)
 
 
 def _convert(key: str, text: str, default: Any) -> Any:

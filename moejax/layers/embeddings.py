@@ -58,7 +58,7 @@ class OverlapStem:
     dim: int
 
     def init(self, key: PRNGKeyArray) -> dict[str, Any]:
-        """{'patch': kernel [2p-1, 2p-1, channels, D], 'patch_bias'}."""
+        """{'patch_kernel': [2p-1, 2p-1, channels, D], 'patch_bias'}."""
         size = 2 * self.patch_size - 1
         return _init_convolution(key, "patch", (size, size, self.channels, self.dim))
 
@@ -93,7 +93,7 @@ class ConvStem:
         return tuple(max(self.dim >> (depth - 1 - i), 1) for i in range(depth))
 
     def init(self, key: PRNGKeyArray) -> dict[str, Any]:
-        """{'conv_0': kernel, 'conv_0_bias', 'norm_0', ..., 'patch': Dense, 'patch_bias'}."""
+        """{'conv_0_kernel', 'conv_0_bias', 'norm_0', ..., 'patch': Dense, 'patch_bias'}."""
         params: dict[str, Any] = {}
         before = self.channels
         for i, width in enumerate(self.widths):
@@ -127,13 +127,17 @@ def build_stem(name: str, *, patch_size: int, channels: int, dim: int) -> Stem:
 
 
 def _init_convolution(key: PRNGKeyArray, name: str, shape: tuple[int, int, int, int]) -> dict[str, Any]:
-    return {name: _LECUN(named(key, name), shape, jnp.float32), f"{name}_bias": jnp.zeros(shape[-1])}
+    return {f"{name}_kernel": _LECUN(named(key, name), shape, jnp.float32), f"{name}_bias": jnp.zeros(shape[-1])}
 
 
 def _convolve(
     params: dict[str, Any], name: str, x: Float[Array, "B height width channels"], *, stride: int
 ) -> Float[Array, "B rows columns F"]:
     y = jax.lax.conv_general_dilated(
-        x, params[name].astype(x.dtype), (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        params[f"{name}_kernel"].astype(x.dtype),
+        (stride, stride),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     return y + jnp.broadcast_to(params[f"{name}_bias"].astype(y.dtype), y.shape)

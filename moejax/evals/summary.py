@@ -1,0 +1,191 @@
+"""What a model costs, part by part, from shapes alone: parameters, FLOPs and bytes.
+
+Definitions. **Activated parameters**: all parameters outside expert banks, and the parameters of one expert times the
+experts that a token meets: K for token choice; E C / S on average for expert choice and for soft slots (the expert rows
+computed per token, which makes activated parameters and FLOPs tell one story); 1 for merged experts.
+**FLOPs**: see `flops`; products with tokens that an expert serves, by the bank's own formula. Rows of buffers that no
+token fills are reported apart as padding. A training step is the forward pass three times (the backward pass counts
+two), and once more for recomputed blocks (remat).
+**Activation bytes**: what the backward pass of each part keeps from its forward pass, before the compiler's savings; the
+transient peak inside a recomputed block is not in it.
+Source: ours; activated parameters of Soft MoE are not defined in its paper.
+"""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from moejax.core.segments import segments
+from moejax.core.tree import flatten
+from moejax.evals.expert_rows import ExpertRows, expert_rows
+from moejax.evals.flops import count_flops
+from moejax.layers.block import Block
+from moejax.layers.moe import MoE
+from moejax.models.vit import VisionTransformer
+
+Shapes = Any  # a tree of jax.ShapeDtypeStruct
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a model. FLOPs are per example, activation bytes for a whole batch."""
+
+    name: str
+    kind: str
+    params: int
+    activated_params: int
+    flops_per_example: int
+    padding_flops_per_example: int = 0
+    step_flops_per_example: int
+    step_padding_flops_per_example: int = 0
+    params_bytes: int
+    optimizer_bytes: int = 0
+    activation_bytes: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The parts in the order of the forward pass, and the batch that activation bytes are counted for."""
+
+    parts: tuple[Part, ...]
+    batch_size: int
+
+    def total(self, field: str) -> int:
+        """The sum of a field over all parts."""
+        return sum(getattr(part, field) for part in self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Totals under the keys of `Part` ('total_params' for the parameters), and the parts under 'parts'."""
+        names = [f.name for f in dataclasses.fields(Part) if f.name not in ("name", "kind", "params")]
+        totals = {"total_params": self.total("params")} | {name: self.total(name) for name in names}
+        return totals | {"batch_size": self.batch_size, "parts": [dataclasses.asdict(part) for part in self.parts]}
+
+    def to_json(self) -> str:
+        """`to_dict` as indented JSON."""
+        return json.dumps(self.to_dict(), indent=2)
+
+
+def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state: Shapes = None) -> Summary:
+    """The cost of `model`; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
+
+    Raises SpecError when `batch_size` pictures do not make whole groups.
+    """
+    model.check_batch(batch_size)
+    key = jax.eval_shape(jax.random.key, 0)
+    params, state = jax.eval_shape(model.init, key)
+    memory = flatten(optimizer_state)
+    images = jax.ShapeDtypeStruct((batch_size, model.image_size, model.image_size, model.channels), jnp.float32)
+    tokens = jax.ShapeDtypeStruct((batch_size, model.num_tokens, model.dim), jnp.dtype(model.dtype))
+
+    def dense(name: str, tree: Shapes, prefixes: list[str], apply: Callable[..., Any], x: Any) -> Part:
+        flops = count_flops(apply, tree, x, None) // batch_size
+        return Part(
+            name=name,
+            kind=model.stem if name == "embedding" else model.pooling,
+            params=_size(tree),
+            activated_params=_size(tree),
+            flops_per_example=flops,
+            step_flops_per_example=3 * flops,
+            params_bytes=_bytes(tree),
+            optimizer_bytes=_optimizer_bytes(memory, prefixes),
+            activation_bytes=_residual_bytes(apply, tree, x, key),
+        )
+
+    embedding = dense("embedding", params["embedding"], ["embedding"], lambda p, x, k: model.embed(p, x, key=k), images)
+    rest = {name: tree for name, tree in params.items() if name not in ("embedding", "blocks")}
+    head = dense("head", rest, list(rest), lambda p, x, k: model.classify(p, x, key=k)[0], tokens)
+    blocks = []
+    for segment in segments(model.blocks):
+        one = _one_layer((params["blocks"][segment.name], state["blocks"][segment.name]), segment.length)
+        part = _block_part(segment.spec, *one, tokens, key, remat=model.remat)
+        used = _optimizer_bytes(memory, [f"blocks/{segment.name}"]) // segment.length
+        blocks += [dataclasses.replace(part, name=f"block_{i:02d}", optimizer_bytes=used) for i in segment.layers]
+    return Summary(parts=(embedding, *blocks, head), batch_size=batch_size)
+
+
+def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *, remat: bool) -> Part:
+    mixer, batch = block.mixer, x.shape[0]
+    flops = count_flops(block.attention.apply, params["attention"], x)
+    kind, activated = "dense", _size(params)
+    step_flops, padding, step_padding = flops, 0, 0
+    if isinstance(mixer, MoE):
+        serving = expert_rows(mixer, params["moe"], state, x, None)
+        training = expert_rows(mixer, params["moe"], state, x, key)
+        kind = f"{type(mixer.router).__module__.rpartition('.')[2]} E={mixer.router.num_experts}"
+        activated -= round(_size(params["moe"]["experts"]) * (1 - serving.experts_per_token / mixer.router.num_experts))
+        flops, padding = flops + _moe_flops(mixer, serving, x), _padding_flops(mixer, serving, x)
+        step_flops, step_padding = step_flops + _moe_flops(mixer, training, x), _padding_flops(mixer, training, x)
+    else:
+        flops += count_flops(mixer.apply, params["feed_forward"], x)
+        step_flops = flops
+    passes = 4 if remat else 3
+
+    def apply(p: Any, tokens: Any, k: Any) -> Any:
+        return block.apply(p, _zeros(state), tokens, key=k).tokens
+
+    return Part(
+        name="block",
+        kind=kind,
+        params=_size(params),
+        activated_params=activated,
+        flops_per_example=flops // batch,
+        padding_flops_per_example=padding // batch,
+        step_flops_per_example=passes * step_flops // batch,
+        step_padding_flops_per_example=passes * step_padding // batch,
+        params_bytes=_bytes(params),
+        activation_bytes=_bytes(x) if remat else _residual_bytes(apply, params, x, key),
+    )
+
+
+def _zeros(state: Shapes) -> Any:
+    """Arrays in the place of a router's state, to be traced, never run."""
+    return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+
+
+def _moe_flops(moe: MoE, rows: ExpertRows, x: Any) -> int:
+    shared = moe.shared.flops_per_token(x.shape[-1]) * x.shape[0] * x.shape[1] if moe.shared is not None else 0
+    return rows.router_flops + rows.mixing_flops + rows.served * moe.experts.flops_per_token(x.shape[-1]) + shared
+
+
+def _padding_flops(moe: MoE, rows: ExpertRows, x: Any) -> int:
+    return rows.padding * moe.experts.flops_per_token(x.shape[-1])
+
+
+def _one_layer(tree: Shapes, length: int) -> Shapes:
+    if length == 1:
+        return tree
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
+
+
+def _residual_bytes(apply: Callable[..., Any], params: Shapes, x: Any, key: Any) -> int:
+    """Bytes that the backward pass keeps, the parameters themselves left out."""
+
+    def residuals(p: Any, tokens: Any, k: Any) -> list[Any]:
+        return jax.tree.leaves(jax.vjp(lambda q, t: apply(q, t, k), p, tokens)[1])
+
+    jaxpr = jax.make_jaxpr(residuals)(params, x, key).jaxpr
+    given = jaxpr.invars[: len(jax.tree.leaves(params))]
+    kept = {id(v): v.aval for v in jaxpr.outvars if not hasattr(v, "val") and not any(v is p for p in given)}
+    return sum(_bytes(aval) for aval in kept.values())
+
+
+def _optimizer_bytes(memory: dict[str, Any], prefixes: list[str]) -> int:
+    wanted = tuple(f"/{prefix}/" for prefix in prefixes)
+    return sum(_bytes(leaf) for name, leaf in memory.items() if any(w in f"/{name}/" for w in wanted))
+
+
+def _size(tree: Shapes) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def _bytes(tree: Shapes) -> int:
+    return sum(leaf.size * _item_bytes(leaf.dtype) for leaf in jax.tree.leaves(tree))
+
+
+def _item_bytes(dtype: Any) -> int:
+    return 8 if jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) else np.dtype(dtype).itemsize
