@@ -138,13 +138,18 @@ class _Loop:
         self.mesh = spec.mesh.build()
         key = jax.random.key(seed)
         abstract_params, _ = jax.eval_shape(task.init, key)
-        self.rate = optimizer.rate(spec.steps)
         transformation = optimizer.build(abstract_params, spec.steps)
         self.create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
         self.template: TrainState = jax.eval_shape(self.create)
         self.shardings = self._state_shardings()
         self.batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
-        step = build_step(task, transformation, accumulate_steps=spec.accumulate_steps, ema_decay=spec.ema_decay)
+        step = build_step(
+            task,
+            transformation,
+            rate=optimizer.rate(spec.steps),
+            accumulate_steps=spec.accumulate_steps,
+            ema_decay=spec.ema_decay,
+        )
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
         self.evaluate = build_evaluator(task, data.info, self._place)
         self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())
@@ -181,7 +186,10 @@ class _Loop:
         source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
         if source is not None:
             initialise_from(self.template.params, self.template.state, source, reinitialise=self.spec.reinitialise)
-        state = jax.jit(self.create, out_shardings=self.shardings)()
+        # Drawing the parameters runs once: on CPU its compilation, not its speed, is what one waits for.
+        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        options = quick if jax.default_backend() == "cpu" else None
+        state = jax.jit(self.create, out_shardings=self.shardings, compiler_options=options)()
         if source is not None:
             params, model_state = initialise_from(
                 state.params, state.state, source, reinitialise=self.spec.reinitialise
@@ -255,8 +263,8 @@ class _Loop:
 
     def _train_row(self, step: int, window: list[dict[str, float]], speed: float, elapsed: float) -> Row:
         means = {f"train/{name}": math.fsum(m[name] for m in window) / len(window) for name in window[0]}
-        rate = float(self.rate(step - 1))
-        return {"step": step, "time": elapsed, **means, "train/learning_rate": rate, "train/images_per_second": speed}
+        means["train/learning_rate"] = window[-1]["learning_rate"]
+        return {"step": step, "time": elapsed, **means, "train/images_per_second": speed}
 
     def _valid_row(self, state: TrainState) -> Row:
         batches = self._eval_batches(str(self.spec.eval_split))

@@ -30,7 +30,8 @@ class TrainState:
 
 def create(task: Any, optimizer: optax.GradientTransformation, key: PRNGKeyArray, *, ema: bool) -> TrainState:
     """The state before the first step; traceable, so that `jax.eval_shape` gives its shapes."""
-    params, state = task.init(named(key, "init"))
+    # Weak types would be strong after the first step, and the second would be compiled anew.
+    params, state = jax.tree.map(lambda x: jax.lax.convert_element_type(x, x.dtype), task.init(named(key, "init")))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

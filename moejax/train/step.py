@@ -18,11 +18,17 @@ Metrics = dict[str, Array]
 
 
 def build_step(
-    task: Any, optimizer: optax.GradientTransformation, *, accumulate_steps: int = 1, ema_decay: float = 0.0
+    task: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    rate: optax.Schedule | None = None,
+    accumulate_steps: int = 1,
+    ema_decay: float = 0.0,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`state, metrics = step(state, batch)`, not yet jitted.
 
-    metrics: those of the task, 'grad_norm', and 'grad_finite' [leaves] (bool, in the order of `leaf_names(params)`).
+    metrics: those of the task, 'grad_norm', 'learning_rate' (where its schedule `rate` is given), and 'grad_finite'
+        [leaves] (bool, in the order of `leaf_names(params)`).
     Raises SpecError for accumulate_steps < 1 or an ema_decay outside [0, 1). Source: ours.
     """
     if accumulate_steps < 1:
@@ -38,6 +44,8 @@ def build_step(
         params = optax.apply_updates(state.params, updates)
         ema = state.ema if state.ema is None else moving_average(state.ema, params, state.step, ema_decay)
         metrics |= {"grad_norm": jnp.sqrt(jnp.sum(squares)), "grad_finite": jnp.isfinite(squares)}
+        if rate is not None:
+            metrics["learning_rate"] = jnp.asarray(rate(state.step), jnp.float32)
         new = state.replace(step=state.step + 1, params=params, state=model_state, opt_state=opt_state, ema=ema)
         return new, metrics
 
