@@ -69,12 +69,16 @@ class Records(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Opened:
-    """What a source opens into: its classes, and its splits by name ('train', 'validation', 'test')."""
+    """What a source opens into: its classes, and its splits by name ('train', 'validation', 'test').
+
+    image_shape: of records that all have one; None: they differ, or the splits are arrays.
+    """
 
     class_names: tuple[str, ...]
     splits: Mapping[str, ArraySplit | Records]
     domain_names: tuple[str, ...] = ("all",)
     class_domains: tuple[int, ...] | None = None
+    image_shape: tuple[int, ...] | None = None
 
 
 class Source(Protocol):
@@ -98,7 +102,7 @@ class Dataset:
             class_names=opened.class_names,
             domain_names=opened.domain_names,
             class_domains=domains,
-            image_shape=_image_shape(self._splits, pipeline),
+            image_shape=_image_shape(self._splits, opened.image_shape, pipeline),
             split_sizes={key: len(split) for key, split in self._splits.items()},
             value_range=pipeline.value_range,
         )
@@ -189,13 +193,17 @@ class Subset:
         return self._records[int(self._index[index])]
 
 
-def _image_shape(splits: Mapping[str, ArraySplit | Records], pipeline: Pipeline) -> tuple[int, int, int]:
+def _image_shape(
+    splits: Mapping[str, ArraySplit | Records], fixed: tuple[int, ...] | None, pipeline: Pipeline
+) -> tuple[int, int, int]:
     shapes = {key: split.images.shape[1:] for key, split in splits.items() if isinstance(split, ArraySplit)}
     if len(set(shapes.values())) > 1:
         raise SpecError(f"Splits hold pictures of different sizes: {shapes}. Set data.image_size to one.")
     if shapes:
         height, width, channels = next(iter(shapes.values()))
         return height, width, channels
+    if pipeline.image_size is None and fixed is not None:
+        return fixed[0], fixed[1], pipeline.channels
     if pipeline.image_size is None:
         raise SpecError("Pictures on disk may differ in size: set data.image_size, for example to 224.")
     return pipeline.image_size, pipeline.image_size, pipeline.channels

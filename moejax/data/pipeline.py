@@ -43,7 +43,9 @@ class Pipeline:
     image_size: side of the square that pictures are brought to; None keeps the size of the set.
     channels: 1 keeps grey sets grey. value_range: '0_1', '-1_1' or {mean, std}. one_hot: always give 'target'.
     crop_fraction: centre crop of pictures on disk (see `centre_crop`). max_examples: at most so many per split.
-    workers: processes that read records (0: this one). augment: see `moejax.data.augment`.
+    workers: processes that read records (0: this one). storage: where training reads from: 'memory', 'records'
+    (array_record files, written to `records_folder` or the cache if need be), or 'auto': as the set is, except
+    that records of one small size are taken into memory. augment: see `moejax.data.augment`.
     """
 
     batch_size: int = 128
@@ -55,6 +57,8 @@ class Pipeline:
     crop_fraction: float = 0.875
     max_examples: int | None = None
     workers: int = 0
+    storage: Literal["auto", "memory", "records"] = "auto"
+    records_folder: str | None = None
     augment: Augment = dataclasses.field(default_factory=Augment)
 
     def __post_init__(self) -> None:
@@ -96,10 +100,9 @@ class Pipeline:
         """uint8 [... c] -> float32 in the value range."""
         if isinstance(self.value_range, MeanStd):
             mean, std = (np.asarray(v, np.float32) for v in (self.value_range.mean, self.value_range.std))
-        elif self.value_range == "-1_1":
-            mean, std = np.float32(0.5), np.float32(0.5)
         else:
-            mean, std = np.float32(0.0), np.float32(1.0)
+            pair = (0.5, 0.5) if self.value_range == "-1_1" else (0.0, 1.0)
+            mean, std = (np.asarray([v], np.float32) for v in pair)
         scaled = np.multiply(images, np.float32(1 / 255) / std, dtype=np.float32)
         if np.any(mean):
             scaled -= mean / std
@@ -109,10 +112,12 @@ class Pipeline:
         """One picture of any size -> uint8 of `shape`, without randomness."""
         return centre_crop(set_channels(image, shape[-1]), shape[0], fraction=self.crop_fraction)
 
-    def batch(self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, info: Any) -> Mapping[str, Any]:
-        """Augmented training batch from uint8 pictures [B h w c] and labels [B]."""
+    def batch(
+        self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, info: Any, *, cropped: bool = False
+    ) -> Mapping[str, Any]:
+        """Augmented training batch from uint8 pictures [B h w c] and labels [B]; `cropped`: the crop is done already."""
         domains = np.asarray(info.class_domains)[labels] if self.augment.by_domain else None
-        images = self.augment.images(rng, images, domains, info.domain_names)
+        images = self.augment.images(rng, images, domains, info.domain_names, cropped=cropped)
         batch = {"image": self.normalise(images), "label": labels.astype(np.int32)}
         if self.one_hot or self.augment.mixes:
             target = np.zeros((len(labels), info.num_classes), np.float32)

@@ -71,13 +71,22 @@ class Augment:
                 step.operation.check(info.image_shape)
 
     def images(
-        self, rng: np.random.Generator, images: np.ndarray, domains: np.ndarray | None, domain_names: Sequence[str]
+        self,
+        rng: np.random.Generator,
+        images: np.ndarray,
+        domains: np.ndarray | None,
+        domain_names: Sequence[str],
+        *,
+        cropped: bool = False,
     ) -> np.ndarray:
-        """The uint8 operations on a batch [B h w c]; `domains` [B] holds each picture's domain index."""
+        """The uint8 operations on a batch [B h w c]; `domains` [B] holds each picture's domain index.
+
+        `cropped`: leave out the crop, it is done already.
+        """
         for step in self.steps:
-            if hasattr(step.operation, "mix"):
+            if hasattr(step.operation, "mix") or (cropped and hasattr(step.operation, "crop")):
                 continue
-            if step.domains is None:
+            if step.domains is None or domains is None:
                 images = step.operation.apply(rng, images)
                 continue
             chosen = np.isin(domains, [domain_names.index(name) for name in step.domains])

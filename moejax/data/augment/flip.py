@@ -21,8 +21,10 @@ class Flip:
 
     def apply(self, rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
         """uint8 [B h w c] -> the same shape."""
-        chosen = rng.random(len(images)) < self.probability
-        return np.where(chosen[:, None, None, None], images[:, :, ::-1], images)
+        chosen = np.flatnonzero(rng.random(len(images)) < self.probability)
+        images = images.copy()
+        images[chosen] = images[chosen].take(np.arange(images.shape[2])[::-1], axis=2)
+        return images
 
 
 EXAMPLES = (Flip(), Flip(probability=1.0))

@@ -1,0 +1,1 @@
+"""Getting data onto the disk: downloads, archives, idx files, and the writing of record files."""
