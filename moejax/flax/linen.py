@@ -20,12 +20,14 @@ Losses = Mapping[str, Any]
 
 
 class MoE(nn.Module):
-    """Any router, experts and dispatch, by spec, config dict or name. Collections:
+    """Any router, experts and dispatch, by spec, config dict or name.
 
+    Collections:
     params: plain nested dicts of arrays under 'router', 'experts' and 'shared'.
     moe_state: what the router keeps without gradients (balancing bias ...); make it mutable when training.
     losses: the router's losses, already weighted, sown when mutable; add `total_loss(variables['losses'])` to yours.
-    metrics: load, drops and the like, sown when mutable.  intermediates: the plan, sown when mutable.
+    metrics: load, drops and the like, sown when mutable.
+    intermediates: the plan, sown when mutable.
 
     dtype: dtype of the computation; None: that of x. Routers compute in float32 whatever it is.
     rng_collection: a key in this stream means training (router noise, training capacity, moving state).
