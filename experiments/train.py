@@ -19,6 +19,7 @@ from moejax.core.spec import build_method, build_spec
 from moejax.data import opening
 from moejax.train.checkpoints import CheckpointError
 from moejax.train.loop import NonFiniteError, Result, Train, run
+from moejax.train.memory import keep_freed_memory
 from moejax.train.optimizers import Optimizer
 
 PARTS = ("name", "seed", "model", "task", "data", "optimizer", "train")
@@ -61,6 +62,7 @@ def check_model_fits_data(model: Any, info: Any) -> None:
 
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     config = _CONFIG.value.to_dict()
     if _QUIET.value:
         config["train"]["progress"] = False

@@ -79,7 +79,7 @@ def model(args: ConfigDict) -> ConfigDict:
         "num_heads": 4,
         "mlp_dim": 192,
         "num_classes": 29,
-        "stem": "conv",
+        "stem": "two_stage",
         "pooling": "avg",
     }
     if args.model != "dense":

@@ -35,7 +35,7 @@ _NORM = LayerNorm()
 class VisionTransformer:
     """A ViT classifier for pictures [image_size, image_size, channels].
 
-    stem: 'patch' | 'overlap' | 'conv' (layers/embeddings.py), of total stride patch_size.
+    stem: 'patch' | 'overlap' | 'conv' | 'two_stage' (layers/embeddings.py), of total stride patch_size.
     mlp_dim: hidden width of dense blocks; feed_forward: another bank for them (None: `mlp` of that width).
     moe, moe_layers: the MoE layer and where it stands ('everyN', 'lastN', 'finalN', indices; models/placement.py).
     positions: 'learned' (normal, std 0.02; the class token has one) | 'sincos' (fixed; the class token has none).
