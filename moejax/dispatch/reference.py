@@ -47,7 +47,8 @@ def _token_picks(plan: TokenChoice) -> list[tuple[int, int, int, Array]]:
         free = [tokens * choices if plan.capacity is None else plan.capacity] * plan.num_experts
         order = list(range(tokens))
         if plan.priority is not None:
-            order.sort(key=lambda token, group=group: -float(plan.priority[group, token]))
+            urgency = [float(plan.priority[group, token]) for token in order]
+            order.sort(key=urgency.__getitem__, reverse=True)  # a reversed sort keeps ties in place
         for choice in range(choices):
             for token in order:
                 expert = int(plan.expert[group, token, choice])

@@ -3,6 +3,8 @@
 Source: Srivastava et al. 2014, "Dropout", in the form that scales while training.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
@@ -15,4 +17,4 @@ def dropout(x: Layout, rate: float, key: PRNGKeyArray | None) -> Layout:
     if key is None or rate == 0:
         return x
     keep = jax.random.bernoulli(key, 1 - rate, x.tokens.shape)
-    return x.replace(tokens=jnp.where(keep, x.tokens / (1 - rate), jnp.zeros((), x.tokens.dtype)))
+    return dataclasses.replace(x, tokens=jnp.where(keep, x.tokens / (1 - rate), jnp.zeros((), x.tokens.dtype)))

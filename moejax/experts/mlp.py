@@ -7,6 +7,7 @@ Deviations: 'gelu' is the tanh approximation, the default of Flax and so of V-Mo
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, Literal
 
 import jax
@@ -20,7 +21,7 @@ from moejax.experts.dropout import dropout
 from moejax.linear.bias import add_bias
 from moejax.linear.dense import Dense, init_dense
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=True),
     "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
@@ -67,13 +68,13 @@ class MlpExperts:
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x."""
         hidden = add_bias(params["up"].grouped_matmul(x), params["up_bias"])
-        hidden = hidden.replace(tokens=ACTIVATIONS[self.activation](hidden.tokens))
+        hidden = dataclasses.replace(hidden, tokens=ACTIVATIONS[self.activation](hidden.tokens))
         hidden = dropout(hidden, self.dropout_rate, maybe_named(key, "hidden"))
         out = add_bias(params["down"].grouped_matmul(hidden), params["down_bias"])
         return dropout(out, self.dropout_rate, maybe_named(key, "output"))
 
     def materialise(self, params: Any) -> dict[str, Array]:
-        """up [E D F], up_bias [E F], down [E F D], down_bias [E D]."""
+        """Weights up [E D F], up_bias [E F], down [E F D], down_bias [E D]."""
         kernels = {name: params[name].materialise() for name in ("up", "down")}
         return kernels | {name: params[name] for name in ("up_bias", "down_bias")}
 

@@ -44,10 +44,10 @@ class SwigluExperts:
         """Each row through its expert, in the dtype of x. Nothing is random: the key is not used."""
         del key
         gate, up = params["gate"].grouped_matmul(x), params["up"].grouped_matmul(x)
-        return params["down"].grouped_matmul(up.replace(tokens=jax.nn.silu(gate.tokens) * up.tokens))
+        return params["down"].grouped_matmul(dataclasses.replace(up, tokens=jax.nn.silu(gate.tokens) * up.tokens))
 
     def materialise(self, params: Any) -> dict[str, Array]:
-        """gate [E D F], up [E D F], down [E F D]."""
+        """Kernels gate [E D F], up [E D F], down [E F D]."""
         return {name: leaf.materialise() for name, leaf in params.items()}
 
     def num_params(self, num_experts: int, dim: int) -> int:

@@ -9,6 +9,7 @@ Deviations: forward-mode differentiation is not defined, as for every `jax.custo
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -73,22 +74,29 @@ def _sum_of_outer(x: Array, y: Array, group_sizes: Array, precision: Any, dtype:
     wide = jnp.promote_types(dtype, jnp.float32)
     contract = (((0,), (0,)), ((), ()))
 
-    def outer(at: Array, block: int, size: Array | None = None) -> Array:
-        pieces = [lax.dynamic_slice_in_dim(a, at, block) for a in (x_padded, y_padded)]
-        if size is not None:  # both sides: zero times what a later row holds could be NaN
-            mine = (jnp.arange(block) < size)[:, None]
-            pieces = [jnp.where(mine, piece, jnp.zeros((), piece.dtype)) for piece in pieces]
-        return _dot(*pieces, contract, precision, wide)
+    def outer(at: Array, size: Array, *, block: int) -> Array:
+        mine = (jnp.arange(block) < size)[:, None]  # on both sides: zero times what a later row holds could be NaN
+        left, right = (
+            jnp.where(mine, lax.dynamic_slice_in_dim(a, at, block), jnp.zeros((), a.dtype))
+            for a in (x_padded, y_padded)
+        )
+        return _dot(left, right, contract, precision, wide)
+
+    def nothing(at: Array, size: Array) -> Array:
+        return jnp.zeros((x.shape[1], y.shape[1]), wide)
 
     def one_group(_: None, group: tuple[Array, Array]) -> tuple[None, Array]:
         start, size = group
         count = size // largest
         left = size - count * largest
         at = start + count * largest
-        branches = [lambda: jnp.zeros((x.shape[1], y.shape[1]), wide)]
-        branches += [lambda block=block: outer(at, block, left) for block in smaller]
-        total = lax.switch(jnp.searchsorted(jnp.array((0, *smaller)), left), branches)
-        total = lax.fori_loop(0, count, lambda i, total: total + outer(start + i * largest, largest), total)
+        branches: list[Callable[..., Array]] = [nothing, *(functools.partial(outer, block=block) for block in smaller)]
+        total = lax.switch(jnp.searchsorted(jnp.array((0, *smaller)), left), branches, at, left)
+
+        def add(i: Array, total: Array) -> Array:
+            return total + outer(start + i * largest, jnp.int32(largest), block=largest)
+
+        total = lax.fori_loop(0, count, add, total)
         return None, total.astype(dtype)
 
     return lax.scan(one_group, None, (starts, sizes))[1]
