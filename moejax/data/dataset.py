@@ -6,7 +6,7 @@ A `Dataset` joins them with a `Pipeline`, and hands out batches.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class ArraySplit:
         return ArraySplit(self.images[index], self.labels[index], {k: v[index] for k, v in self.attributes.items()})
 
 
+@runtime_checkable
 class Records(Protocol):
     """A split on disk: random access to {'image': uint8 [h w c] of any size, 'label': int}."""
 
@@ -81,6 +82,7 @@ class Opened:
     image_shape: tuple[int, ...] | None = None
 
 
+@runtime_checkable
 class Source(Protocol):
     """A frozen spec that finds a data set and opens it."""
 

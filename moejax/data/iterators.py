@@ -1,7 +1,7 @@
 """Training batches from memory, with a position that can be saved."""
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from moejax.core.errors import SpecError
 from moejax.data.pipeline import Pipeline, Share
 
 
+@runtime_checkable
 class TrainIterator(Protocol):
     """Endless batches. `set_state(get_state())` continues with the identical next batch; the state is JSON-able."""
 

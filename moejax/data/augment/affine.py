@@ -8,6 +8,8 @@ import numpy as np
 
 from moejax.core.errors import SpecError
 
+CHUNK = 16  # pictures at a time: the intermediate arrays of small pictures stay in the cache
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Affine:
@@ -34,27 +36,44 @@ class Affine:
             rng.uniform(-limit, limit, (count, 1, 1)).astype(np.float32)
             for limit in (math.radians(self.rotate), self.scale, self.shear, self.translate, self.translate)
         )
-        y, x = np.meshgrid(np.arange(height, dtype=np.float32), np.arange(width, dtype=np.float32), indexing="ij")
-        y, x = y - (height - 1) / 2 - down * height, x - (width - 1) / 2 - right * width
         zoom = 1 / (1 + scale)
-        source_y = (np.cos(angle) * y - np.sin(angle) * x) * zoom
-        source_x = (np.sin(angle) * y + np.cos(angle) * x) * zoom + shear * source_y
-        return sample_bilinear(images, source_y + (height - 1) / 2, source_x + (width - 1) / 2)
+        cos, sin = np.cos(angle) * zoom, np.sin(angle) * zoom
+        y = np.arange(height, dtype=np.float32)[:, None] - np.float32((height - 1) / 2) - down * height
+        x = np.arange(width, dtype=np.float32) - np.float32((width - 1) / 2) - right * width
+        out = np.empty_like(images)
+        for start in range(0, count, CHUNK):
+            part = slice(start, start + CHUNK)
+            source_y = cos[part] * y[part] - sin[part] * x[part]
+            source_x = sin[part] * y[part] + cos[part] * x[part] + shear[part] * source_y
+            source_y += np.float32((height - 1) / 2)
+            source_x += np.float32((width - 1) / 2)
+            out[part] = sample_bilinear(images[part], source_y, source_x)
+        return out
 
 
 def sample_bilinear(images: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Images [B h w c] at real coordinates y, x [B h' w'] (pixels, clipped to the border) -> uint8 [B h' w' c]."""
-    height, width = images.shape[1:3]
-    y, x = np.clip(y, 0, height - 1), np.clip(x, 0, width - 1)
-    top, left = y.astype(np.int32), x.astype(np.int32)
-    bottom, right = np.minimum(top + 1, height - 1), np.minimum(left + 1, width - 1)
+    height, width, channels = images.shape[1:]
+    y, x = np.clip(y, 0.0, height - 1.0), np.clip(x, 0.0, width - 1.0)
+    top, left = y.astype(np.intp), x.astype(np.intp)
     # weights in eighths of a pixel: the product of two and 255 fits in int16, which is twice as fast as float
-    dy, dx = ((v * 8).astype(np.int16)[..., None] for v in (y - top, x - left))
-    rows = np.arange(len(images), dtype=np.int32)[:, None, None] * height
-    flat = images.reshape(-1, images.shape[-1])
-    upper = flat[(rows + top) * width + left] * (8 - dx) + flat[(rows + top) * width + right] * dx
-    lower = flat[(rows + bottom) * width + left] * (8 - dx) + flat[(rows + bottom) * width + right] * dx
-    return ((upper * (8 - dy) + lower * dy + 32) >> 6).astype(np.uint8)
+    dy, dx = (
+        np.repeat((v * 8 + 0.5).astype(np.int16)[..., None], channels, axis=-1)
+        for v in (y - np.floor(y), x - np.floor(x))
+    )
+    down = (top < height - 1) * width
+    right = left < width - 1
+    corner = (np.arange(len(images))[:, None, None] * height + top) * width + left
+    pixels = images.reshape(-1, channels).astype(np.int16)
+    upper = _between(pixels, corner, right, dx)
+    lower = _between(pixels, corner + down, right, dx)
+    return ((upper * 8 + (lower - upper) * dy + 32) >> 6).astype(np.uint8)
+
+
+def _between(pixels: np.ndarray, left: np.ndarray, step: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Eight times the value between pixel `left` and pixel `left + step`, `weight` eighths of the way."""
+    first = pixels.take(left, axis=0)
+    return first * 8 + (pixels.take(left + step, axis=0) - first) * weight
 
 
 EXAMPLES = (Affine(), Affine(rotate=0.0, scale=0.0, translate=0.2, shear=0.1))

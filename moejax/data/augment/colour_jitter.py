@@ -28,7 +28,7 @@ class ColourJitter:
         count = len(images)
         gain = 1 + rng.uniform(-self.contrast, self.contrast, (count, 1))
         offset = 255 * rng.uniform(-self.brightness, self.brightness, (count, 1))
-        mean = images.reshape(count, -1).mean(axis=1, keepdims=True)
+        mean = images.mean(axis=(1, 2, 3))[:, None]
         tables = np.clip(np.rint((np.arange(256) - mean) * gain + mean + offset), 0, 255).astype(np.uint8)
         out = np.empty_like(images)
         for table, image, target in zip(tables, images, out, strict=True):

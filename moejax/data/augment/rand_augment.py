@@ -73,10 +73,10 @@ OPERATIONS: tuple[Operation, ...] = (
     _enhance(ImageEnhance.Brightness),
     _enhance(ImageEnhance.Sharpness),
     _rotate,
-    lambda picture, magnitude, sign: _map(picture, (1, 0.3 * magnitude * sign, 0, 0, 1, 0)),
-    lambda picture, magnitude, sign: _map(picture, (1, 0, 0, 0.3 * magnitude * sign, 1, 0)),
-    lambda picture, magnitude, sign: _map(picture, (1, 0, 0.45 * magnitude * sign * picture.width, 0, 1, 0)),
-    lambda picture, magnitude, sign: _map(picture, (1, 0, 0, 0, 1, 0.45 * magnitude * sign * picture.height)),
+    lambda picture, magnitude, sign: _map(picture, (1.0, 0.3 * magnitude * sign, 0.0, 0.0, 1.0, 0.0)),
+    lambda picture, magnitude, sign: _map(picture, (1.0, 0.0, 0.0, 0.3 * magnitude * sign, 1.0, 0.0)),
+    lambda picture, magnitude, sign: _map(picture, (1.0, 0.0, 0.45 * magnitude * sign * picture.width, 0.0, 1.0, 0.0)),
+    lambda picture, magnitude, sign: _map(picture, (1.0, 0.0, 0.0, 0.0, 1.0, 0.45 * magnitude * sign * picture.height)),
 )
 
 EXAMPLES = (RandAugment(), RandAugment(num_ops=1, magnitude=5.0))
