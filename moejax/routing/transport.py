@@ -55,7 +55,8 @@ def sparse_plan(
 
     Adam on the semi-dual of transport with a squared-norm penalty: tokens that are in less demand than one rise in price,
     and expert e takes the simplex projection of (similarity + price) / (regularization S / E) over its best tokens.
-    Columns sum to S / E exactly, rows to one as far as the iterations have converged. No gradient flows.
+    Columns sum to S / E exactly; rows come near one as the iterations converge, nearer the more entries an expert may have
+    (with few the problem is not convex). No gradient flows.
     Source: Liu et al. 2023, "Sparsity-Constrained Optimal Transport", section 4 (semi-dual), as used by Liu et al. 2024.
     """
     similarity = jax.lax.stop_gradient(similarity)
