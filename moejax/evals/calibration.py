@@ -6,9 +6,7 @@ from jaxtyping import Float, Int
 from moejax.core.errors import SpecError
 
 
-def calibration(
-    probabilities: Float[np.ndarray, "B N"], labels: Int[np.ndarray, "B"], *, num_bins: int = 15
-) -> dict:
+def calibration(probabilities: Float[np.ndarray, "B N"], labels: Int[np.ndarray, "B"], *, num_bins: int = 15) -> dict:
     """{'ece', 'nll' (nats), 'brier', 'bins': [{'low', 'high', 'count', 'confidence', 'accuracy'}]}.
 
     Confidence is the largest probability. Bins are equally wide and closed above, (low, high]; empty ones are left out.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import stats
 
-from moejax.evals.runs import Record
+from moejax.evals.runs import Number, Record
 
 LEVEL = 0.05  # chance of naming a winner when all models are equally good, shared by all pairs
 
@@ -32,7 +32,7 @@ class Difference:
     significant: bool
 
 
-def mean_over_seeds(values: Sequence[float]) -> Mean:
+def mean_over_seeds(values: Sequence[Number]) -> Mean:
     """Mean and its standard error, s / sqrt(n) with s the sample standard deviation."""
     error = float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
     return Mean(float(np.mean(values)), error, len(values))

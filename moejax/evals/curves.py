@@ -7,13 +7,18 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from moejax.evals import figure_style as style
 from moejax.evals.comparison import accuracies, by_model
-from moejax.evals.runs import Record, Run, series
+from moejax.evals.runs import Number, Record, Run, series
+
+Curve = tuple[Sequence[Number], Sequence[Number] | np.ndarray]  # steps and values
 
 
-def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def band(
+    curves: Sequence[Curve],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Steps, mean, lowest and highest value over seeds at every step that all seeds have reached.
 
     Seeds whose steps differ are interpolated linearly onto those of the first.
@@ -25,7 +30,7 @@ def band(curves: Sequence[tuple[Sequence[float], Sequence[float]]]) -> tuple[np.
     return steps, values.mean(0), values.min(0), values.max(0)
 
 
-def smooth(values: Sequence[float], *, window: int) -> np.ndarray:
+def smooth(values: Sequence[Number], *, window: int) -> np.ndarray:
     """Mean over `window` neighbours, narrower at the ends."""
     array = np.asarray(values, np.float64)
     half = window // 2
@@ -33,7 +38,7 @@ def smooth(values: Sequence[float], *, window: int) -> np.ndarray:
 
 
 def learning_curves(
-    canvas: Figure, runs: Sequence[Run], records: Sequence[Record] = (), *, baseline: float | None = None
+    canvas: Figure, runs: Sequence[Run], records: Sequence[Record] = (), *, baseline: Number | None = None
 ) -> None:
     """Training loss and validation accuracy of the runs, and validation accuracy of recorded runs where there are any."""
     panels = canvas.subplots(1, 3 if records else 2, squeeze=False)[0]
@@ -45,23 +50,25 @@ def learning_curves(
         loss = [series(run.rows, "train/loss") for run in group]
         loss = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in loss if s]
         handles[model] = _draw(panels[0], loss, model)
-        handles[model] = _draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
+        handles[model] = (
+            _draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
+        )
     for model, seeds in by_model(records).items():
         curves = [tuple(zip(*r.curve, strict=True)) for r in seeds if r.curve]
         handles.setdefault(model, None)
         handles[model] = _draw(panels[2], curves, model) or handles[model]
     panels[0].set(title="Training loss", xlabel="step", ylabel="cross-entropy (nats)")
     seeds = max((len(g) for g in grouped.values()), default=1)
-    panels[1].set(title="This run" + (f" ({seeds} seeds)" if seeds > 1 else ""), ylabel="validation accuracy (%)", xlabel="step")
+    panels[1].set(
+        title="This run" + (f" ({seeds} seeds)" if seeds > 1 else ""), ylabel="validation accuracy (%)", xlabel="step"
+    )
     if records:
         count = max(len(g) for g in by_model(records).values())
         panels[2].set(title=f"Recorded long runs ({count} seed{'s' if count > 1 else ''})")
         panels[2].set(ylabel="validation accuracy (%)", xlabel="step")
     for panel in panels[1:]:
         style.percent(panel)
-        low = min((np.min(line.get_ydata()) for line in panel.lines), default=0.0)
-        high = max((np.max(line.get_ydata()) for line in panel.lines), default=1.0)
-        panel.set_ylim(max(0.0, min(low, baseline or 1.0) - 0.03), min(1.0, max(high, baseline or 0.0) + 0.03))
+        _zoom(panel, baseline)
         if baseline is not None:
             draw_baseline(panel, baseline)
     for panel in panels:
@@ -75,26 +82,30 @@ def accuracy_against_cost(
     runs: Sequence[Run],
     records: Sequence[Record] = (),
     *,
-    milliseconds: Mapping[str, float] | None = None,
-    baseline: float | None = None,
+    milliseconds: Mapping[str, Number] | None = None,
+    baseline: Number | None = None,
 ) -> None:
-    """Test accuracy against total parameters, activated FLOPs of an example, and the measured time of a training step."""
+    """Test accuracy against total parameters, activated FLOPs of an example, and the measured time of a training step.
+
+    Marks are moved sideways by up to two millimetres so that models of equal cost do not hide each other.
+    """
     panels = canvas.subplots(1, 3, sharey=True)
     handles: dict[str, Any] = {}
     for source, filled in (([run.record for run in runs], True), (list(records), False)):
         means = accuracies(source)
-        for model, group in by_model(source).items():
-            if model not in means:
-                continue
+        shown = [item for item in by_model(source).items() if item[0] in means]
+        for index, (model, group) in enumerate(shown):
             record, mean = group[0], means[model]
             costs = (record.total_params, record.flops_per_example, (milliseconds or {}).get(model))
             for panel, cost in zip(panels, costs, strict=True):
                 if cost is None:
                     continue
+                dodge = ScaledTranslation((index - (len(shown) - 1) / 2) * 0.09, 0, canvas.dpi_scale_trans)
                 drawn = panel.errorbar(
                     [cost], [mean.mean], yerr=None if mean.standard_error is None else [mean.standard_error],
                     marker=style.model_marker(model), markersize=10 if filled else 11, capsize=4, linestyle="none",
                     color=style.model_colour(model), markerfacecolor=None if filled else "white", markeredgewidth=2,
+                    transform=panel.transData + dodge,
                 )  # fmt: skip
                 handles.setdefault(style.model_label(model) + ("" if filled else ", long run"), drawn)
     labels = ("total parameters", "FLOPs per picture, forward", "time per training step (ms, median)")
@@ -128,7 +139,9 @@ def reliability(canvas: Figure, evaluations: Mapping[str, Mapping]) -> None:
             align="edge", color=colour, alpha=0.18, linewidth=0,
         )  # fmt: skip
         shown = [b for b in bins if b["count"] >= 10] or bins
-        panel.plot([b["confidence"] for b in shown], [b["accuracy"] for b in shown], color=colour, marker="o", markersize=5)
+        panel.plot(
+            [b["confidence"] for b in shown], [b["accuracy"] for b in shown], color=colour, marker="o", markersize=5
+        )
         panel.set(title=style.model_label(model), xlabel="confidence (%)", xlim=(0, 1), ylim=(0, 1.02))
         panel.text(0.04, 0.93, f"ECE {100 * calibration['ece']:.1f} %", transform=panel.transAxes, va="top")
         style.percent(panel, which="x")
@@ -136,7 +149,7 @@ def reliability(canvas: Figure, evaluations: Mapping[str, Mapping]) -> None:
     style.percent(panels[0])
 
 
-def draw_baseline(panel: Axes, value: float) -> None:
+def draw_baseline(panel: Axes, value: Number) -> None:
     """Logistic regression as a dashed line, named at its left end."""
     panel.axhline(value, color=style.MUTED, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1)
     panel.annotate(
@@ -145,7 +158,18 @@ def draw_baseline(panel: Axes, value: float) -> None:
     )  # fmt: skip
 
 
-def _draw(panel: Axes, curves: Sequence[tuple[Sequence[float], Sequence[float]]], model: str) -> Any:
+def _zoom(panel: Axes, baseline: Number | None) -> None:
+    """Limits that show the end of the curves; their steep beginning may enter from below."""
+    curves = [line.get_ydata() for line in panel.lines]
+    if not curves:
+        return
+    marks = [baseline] if baseline is not None else []
+    high = max(max(np.max(c) for c in curves), *marks, 0.0)
+    low = min([min(c[-1] for c in curves), *marks]) - 0.22
+    panel.set_ylim(max(low, min(np.min(c) for c in curves) - 0.02, 0.0), min(high + 0.03, 1.0))
+
+
+def _draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
     curves = [c for c in curves if len(c) == 2 and len(c[0])]
     if not curves:
         return None

@@ -26,6 +26,12 @@ class ExpertMaps:
     num_experts: int
     kind: str
 
+    def take(self, count: int) -> "ExpertMaps":
+        """The maps of the first `count` pictures."""
+        return dataclasses.replace(
+            self, expert=self.expert[:count], weight=self.weight[:count], served=self.served[:count]
+        )
+
 
 def expert_maps(plan: Plan, *, batch: int, grid: tuple[int, int], num_tokens: int) -> ExpertMaps:
     """Maps of a plan for `batch` pictures of `num_tokens` tokens, the last h * w of which are the patches in row order.
@@ -98,7 +104,7 @@ def overlay(
         return np.repeat(np.repeat(values, patch[0], axis=0), patch[1], axis=1)
 
     luminance = big @ np.array([0.299, 0.587, 0.114], np.float32)
-    base = 0.35 * big + 0.65 * luminance[..., None]  # colours of the picture must not compete with the experts'
+    base = 48.0 + 0.8 * (0.25 * big + 0.75 * luminance[..., None])  # a pale print: its colours must not compete
     low, high = strength
     alpha = low + (high - low) * np.clip(weight / max(full_weight, 1e-12), 0.0, 1.0)
     alpha = enlarge(alpha)[..., None].astype(np.float32)

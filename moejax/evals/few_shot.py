@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 
 from moejax.core.errors import SpecError
 
-Features = Float[np.ndarray, "B D"]
-Labels = Int[np.ndarray, "B"]
+Features = Float[np.ndarray, "_ D"]
+Labels = Int[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,9 @@ class FewShot:
         if self.shots < 1 or self.draws < 1 or not self.l2 or min(self.l2) <= 0:
             raise SpecError(f"{self}: shots and draws must be at least 1 and every l2 above 0.")
 
-    def evaluate(self, train: tuple[Features, Labels], valid: tuple[Features, Labels], test: tuple[Features, Labels]) -> dict:
+    def evaluate(
+        self, train: tuple[Features, Labels], valid: tuple[Features, Labels], test: tuple[Features, Labels]
+    ) -> dict:
         """{'accuracy', 'standard_error', 'accuracies', 'l2', 'shots', 'draws'}, each pair being (features, labels).
 
         `valid` chooses l2 and is never fitted. The standard error is over the draws (None for a single one).

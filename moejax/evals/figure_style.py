@@ -1,7 +1,7 @@
 """One look for all figures: a colour per model, a colour per expert, both safe for colour-blind readers.
 
-Source: model colours from Okabe and Ito 2008 (darkened where text needs it); expert colours from Paul Tol's "muted" and
-"light" schemes, told apart by lightness as well as hue.
+Source: model colours from Okabe and Ito 2008; expert colours ours, after Paul Tol's "muted" scheme, told apart by
+lightness as well as hue.
 """
 
 import contextlib
@@ -30,8 +30,8 @@ MODELS = (  # (part of the config's name, label, colour, marker); the first that
     ("uniform", "Uniform", "#7b5ea7", "h"),
 )
 OTHER = ("#8c564b", "#1b7f9e", "#a05195", "#6a994e", "#bc4749", "#386641")
-EXPERTS = ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#ee8866",
-           "#4477aa", "#bbcc33", "#aa4499", "#999933", "#77aadd", "#661100", "#ffaabb", "#225555")  # fmt: skip
+EXPERTS = ("#5b4fc4", "#e3c94f", "#1f8a4c", "#d1607a", "#7cc7ee", "#96306e", "#3fae9d", "#f0894f",
+           "#3d7ab8", "#b3cc33", "#b25fb2", "#8a8a2e", "#9db8e8", "#7a3b12", "#f2a8bd", "#2b5d5d")  # fmt: skip
 
 STYLE = {
     "font.family": "sans-serif",
@@ -96,10 +96,11 @@ def expert_colours(num_experts: int) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def figure(width: float, height: float) -> Iterator[Figure]:
+def figure(width: int | float, height: int | float) -> Iterator[Figure]:
     """An empty figure in the common style, in inches, without any global state left behind."""
     with matplotlib.rc_context(STYLE):
         canvas = Figure(figsize=(width, height), layout="constrained")
+        canvas.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.035, hspace=0.045)
         FigureCanvasAgg(canvas)
         yield canvas
 
@@ -116,7 +117,9 @@ def save(canvas: Figure, path: Path, *, dpi: int = 160) -> Path:
 
 def legend_above(canvas: Figure, handles: Sequence, labels: Sequence[str], *, columns: int = 6) -> None:
     """One legend for all panels, above them."""
-    canvas.legend(handles, labels, loc="outside upper center", ncols=min(columns, max(len(labels), 1)), columnspacing=1.8)
+    canvas.legend(
+        handles, labels, loc="outside upper center", ncols=min(columns, max(len(labels), 1)), columnspacing=1.8
+    )
 
 
 def percent(axes: Axes, *, which: str = "y") -> None:
@@ -125,7 +128,7 @@ def percent(axes: Axes, *, which: str = "y") -> None:
     getattr(axes, f"{which}axis").set_major_formatter(formatter)
 
 
-def compact(value: float) -> str:
+def compact(value: int | float) -> str:
     """1234567 -> '1.23 M'."""
     for limit, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= limit:

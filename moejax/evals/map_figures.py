@@ -52,7 +52,10 @@ def draw_map_sheet(canvas: Figure, sheet: MapSheet) -> None:
     for row, (block, maps) in zip(panels[1:], sheet.layers.items(), strict=True):
         full = float(np.quantile(maps.weight, 0.95)) or 1.0
         for column, panel in enumerate(row):
-            _show(panel, overlay(sheet.images[column], maps.expert[column], maps.weight[column], colours, full_weight=full))
+            _show(
+                panel,
+                overlay(sheet.images[column], maps.expert[column], maps.weight[column], colours, full_weight=full),
+            )
         row[0].set_ylabel(block_label(block), fontsize=10)
         dropped |= bool((maps.expert < 0).any())
     panels[0][0].set_ylabel("picture", fontsize=10)
@@ -63,7 +66,9 @@ def draw_map_sheet(canvas: Figure, sheet: MapSheet) -> None:
         if dropped:
             handles.append(Patch(facecolor="#cdcdcd", edgecolor="#5a5a5a", hatch="////"))
             names.append("no expert")
-        title = "expert with the largest combine weight" if mixed else "expert that processed the patch (largest weight)"
+        title = (
+            "expert with the largest combine weight" if mixed else "expert that processed the patch (largest weight)"
+        )
         canvas.legend(
             handles, names, loc="outside lower center", ncols=min(len(names), 17), title=title, title_fontsize=10,
             fontsize=9.5, handlelength=1.1, handleheight=1.1, columnspacing=1.1, handletextpad=0.4,

@@ -112,7 +112,7 @@ def row(cells: Sequence[str], *, colour: str = "", best: Sequence[bool] = (), ki
         inner = value + (f' <span class="se">± {error}</span>' if mark else "")
         if i == 0 and colour:
             inner = f'<span class="dot" style="--colour:{colour}"></span>{inner}'
-        out.append(f'<td{" class=" + chr(34) + "best" + chr(34) if i < len(best) and best[i] else ""}>{inner}</td>')
+        out.append(f"<td{' class=' + chr(34) + 'best' + chr(34) if i < len(best) and best[i] else ''}>{inner}</td>")
     return f"<tr{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{''.join(out)}</tr>"
 
 

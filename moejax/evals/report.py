@@ -12,7 +12,7 @@ from moejax.evals import curves, map_figures, page, routing_figures
 from moejax.evals import figure_style as style
 from moejax.evals.comparison import Mean, accuracies, by_model, verdict
 from moejax.evals.map_figures import MapSheet
-from moejax.evals.runs import Record, Run
+from moejax.evals.runs import Number, Record, Run
 
 Samples = Mapping[str, tuple[np.ndarray, Sequence[str]]]
 
@@ -28,8 +28,8 @@ class Report:
 
     runs: Sequence[Run]
     records: Sequence[Record] = ()
-    baseline: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    milliseconds: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    baseline: Mapping[str, Number] = dataclasses.field(default_factory=dict)
+    milliseconds: Mapping[str, Number] = dataclasses.field(default_factory=dict)
     sheets: Sequence[MapSheet] = ()
     samples: Samples = dataclasses.field(default_factory=dict)
     domains: Sequence[str] = ()
@@ -44,7 +44,9 @@ class Report:
             raise SpecError("a report needs at least one finished run.")
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        ordered = dataclasses.replace(self, runs=sorted(self.runs, key=lambda r: (style.model_order(r.model), r.record.seed)))
+        ordered = dataclasses.replace(
+            self, runs=sorted(self.runs, key=lambda r: (style.model_order(r.model), r.record.seed))
+        )
         sections = [part for build in SECTIONS if (part := build(ordered, target))]
         links = page.navigation([(anchor, title) for anchor, title, _ in sections])
         body = [*_header(ordered), links, *(block for _, _, blocks in sections for block in blocks)]
@@ -62,7 +64,9 @@ def _header(report: Report) -> list[str]:
     labels = {model: style.model_label(model) for model in by_model(records)}
     dataset = records[0].dataset or "images"
     blocks = [f"<h1>{page.escape(report.title)}</h1>"]
-    blocks.append(page.paragraph(f"{len(labels)} vision models at equal activated compute, trained on {dataset}.", "muted"))
+    blocks.append(
+        page.paragraph(f"{len(labels)} vision models at equal activated compute, trained on {dataset}.", "muted")
+    )
     blocks.append(page.paragraph(verdict(means, labels, num_test=_num_test(report)), "lead"))
     if line := _against_baseline(means, report.baseline, labels):
         blocks.append(page.paragraph(line, "lead"))
@@ -74,7 +78,13 @@ def _header(report: Report) -> list[str]:
             parts.append(f"{report.milliseconds[model]:.0f} ms a step")
         error = "" if mean.standard_error is None else f"± {100 * mean.standard_error:.1f} "
         items.append(
-            page.card(labels[model], f"{100 * mean.mean:.1f}", f"{error}%", " · ".join(parts), colour=style.model_colour(model))
+            page.card(
+                labels[model],
+                f"{100 * mean.mean:.1f}",
+                f"{error}%",
+                " · ".join(parts),
+                colour=style.model_colour(model),
+            )
         )
     return [*blocks, page.cards(items)] if items else blocks
 
@@ -82,7 +92,11 @@ def _header(report: Report) -> list[str]:
 def _results(report: Report, folder: Path) -> Section:
     records = [run.record for run in report.runs]
     title = "Results"
-    blocks = [page.section("results", title, "Test accuracy in per cent; ± is the standard error over seeds. Bold: highest mean.")]
+    blocks = [
+        page.section(
+            "results", title, "Test accuracy in per cent; ± is the standard error over seeds. Bold: highest mean."
+        )
+    ]
     blocks.append(_accuracy_table(report, records))
     if report.records:
         recorded = sorted(report.records, key=lambda r: (style.model_order(r.model), r.seed))
@@ -90,7 +104,10 @@ def _results(report: Report, folder: Path) -> Section:
         labels = {r.model: style.model_label(r.model) for r in recorded}
         tests = {r.num_test for r in recorded} - {None}
         text = f"Recorded longer runs, {minutes:.0f} minutes a model on average. "
-        blocks += ["<h3>Longer runs</h3>", page.paragraph(text + verdict(accuracies(recorded), labels, num_test=min(tests, default=None)))]
+        blocks += [
+            "<h3>Longer runs</h3>",
+            page.paragraph(text + verdict(accuracies(recorded), labels, num_test=min(tests, default=None))),
+        ]
         blocks.append(_accuracy_table(report, recorded))
     blocks += [page.paragraph(note, "muted") for note in report.notes]
     return "results", title, blocks
@@ -138,7 +155,10 @@ def _maps(report: Report, folder: Path) -> Section | None:
         with style.figure(*map_figures.map_sheet_size(sheet)) as canvas:
             map_figures.draw_map_sheet(canvas, sheet)
             path = style.save(canvas, folder / f"expert_maps_{sheet.model}.png")
-        blocks += [f"<h3>{page.escape(label)}</h3>", page.picture(path, _map_caption(sheet), alt=f"expert maps of {label}", least=820)]
+        blocks += [
+            f"<h3>{page.escape(label)}</h3>",
+            page.picture(path, _map_caption(sheet), alt=f"expert maps of {label}", least=820),
+        ]
         if sheet.slots is not None:
             size = map_figures.map_sheet_size(sheet)
             with style.figure(size[0] + 0.6, 1.12 * (sheet.slots.shape[1] + 1) + 0.3) as canvas:
@@ -160,7 +180,10 @@ def _preferences(report: Report, folder: Path) -> Section | None:
             path = style.save(canvas, folder / f"preferences_{model}.png")
         label = style.model_label(model)
         caption = "Columns sum to 100 %. Row labels carry the experts' colours of the maps above; experts are sorted by domain."
-        blocks += [f"<h3>{page.escape(label)}</h3>", page.picture(path, caption, alt=f"experts by class, {label}", least=820)]
+        blocks += [
+            f"<h3>{page.escape(label)}</h3>",
+            page.picture(path, caption, alt=f"experts by class, {label}", least=820),
+        ]
     if not blocks:
         return None
     title = "What each expert prefers"
@@ -176,7 +199,9 @@ def _routing(report: Report, folder: Path) -> Section | None:
     if not runs:
         return None
     title = "Routing over training"
-    blocks = [page.section("routing", title, "How the work is shared among experts, and whether the routers stay healthy.")]
+    blocks = [
+        page.section("routing", title, "How the work is shared among experts, and whether the routers stay healthy.")
+    ]
     if size := routing_figures.load_grid(runs):
         with style.figure(5.2 * size[1] + 0.6, 2.55 * size[0] + 0.9) as canvas:
             routing_figures.load_over_training(canvas, runs)
@@ -193,7 +218,11 @@ def _routing(report: Report, folder: Path) -> Section | None:
 
 
 def _calibration(report: Report, folder: Path) -> Section | None:
-    found = {m: run.evaluation for m, run in _first_runs(report).items() if run.evaluation and "calibration" in run.evaluation}
+    found = {
+        m: run.evaluation
+        for m, run in _first_runs(report).items()
+        if run.evaluation and "calibration" in run.evaluation
+    }
     if not found:
         return None
     title = "Calibration and few-shot"
@@ -203,7 +232,12 @@ def _calibration(report: Report, folder: Path) -> Section | None:
     rows = []
     for model, evaluation in found.items():
         values, few = evaluation["calibration"], evaluation.get("few_shot")
-        cells = [style.model_label(model), f"{100 * values['ece']:.1f}", f"{values['nll']:.3f}", f"{values['brier']:.3f}"]
+        cells = [
+            style.model_label(model),
+            f"{100 * values['ece']:.1f}",
+            f"{values['nll']:.3f}",
+            f"{values['brier']:.3f}",
+        ]
         cells.append(_percent(Mean(few["accuracy"], few["standard_error"], few["draws"])) if few else "")
         rows.append(page.row(cells, colour=style.model_colour(model)))
     shots = next((e["few_shot"]["shots"] for e in found.values() if e.get("few_shot")), 10)
@@ -236,7 +270,13 @@ def _what_was_run(report: Report, folder: Path) -> Section:
         record = run.record
         rows.append(
             page.row(
-                [style.model_label(record.model), str(record.seed), f"{record.steps:,}", f"{record.seconds / 60:.1f}", record.config],
+                [
+                    style.model_label(record.model),
+                    str(record.seed),
+                    f"{record.steps:,}",
+                    f"{record.seconds / 60:.1f}",
+                    record.config,
+                ],
                 colour=style.model_colour(record.model),
             )
         )
@@ -262,7 +302,10 @@ def _accuracy_table(report: Report, records: Sequence[Record]) -> str:
     for model, group in by_model(records).items():
         record = group[0]
         scores = [means[d].get(model) for d in columns]
-        best = [m is not None and m.mean == max(x.mean for x in means[d].values()) for d, m in zip(columns, scores, strict=True)]
+        best = [
+            m is not None and m.mean == max(x.mean for x in means[d].values())
+            for d, m in zip(columns, scores, strict=True)
+        ]
         cells = [style.model_label(model), str(len(group)), *(_percent(m) for m in scores)]
         cells += [_size(record.total_params), _size(record.activated_params), _size(record.flops_per_example)]
         cells.append(f"{report.milliseconds[model]:.0f}" if model in report.milliseconds else "–")
@@ -273,7 +316,7 @@ def _accuracy_table(report: Report, records: Sequence[Record]) -> str:
     return page.table(head, rows)
 
 
-def _against_baseline(means: Mapping[str, Mean], baseline: Mapping[str, float], labels: Mapping[str, str]) -> str:
+def _against_baseline(means: Mapping[str, Mean], baseline: Mapping[str, Number], labels: Mapping[str, str]) -> str:
     if "all" not in baseline or not means:
         return ""
     value = baseline["all"]

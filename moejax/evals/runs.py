@@ -16,6 +16,7 @@ from typing import Any
 
 from moejax.core.errors import SpecError, did_you_mean
 
+Number = int | float
 REQUIRED = ("model", "seed", "steps", "seconds", "test_accuracy", "curve")
 
 
@@ -26,9 +27,9 @@ class Record:
     model: str
     seed: int
     steps: int
-    seconds: float
-    test_accuracy: Mapping[str, float]
-    curve: Sequence[Sequence[float]]
+    seconds: Number
+    test_accuracy: Mapping[str, Number]
+    curve: Sequence[Sequence[Number]]
     dataset: str = ""
     num_test: int | None = None
     total_params: int | None = None
@@ -62,7 +63,9 @@ def find_runs(folder: str | Path) -> list[Run]:
     """
     root = Path(folder)
     if not root.is_dir():
-        raise SpecError(f"{root} is no folder; give the folder that holds the runs (a run has config.json and metrics.jsonl).")
+        raise SpecError(
+            f"{root} is no folder; give the folder that holds the runs (a run has config.json and metrics.jsonl)."
+        )
     found = sorted(path.parent for path in root.rglob("metrics.jsonl") if (path.parent / "config.json").exists())
     if not found:
         raise SpecError(
@@ -78,8 +81,7 @@ def read_run(folder: str | Path) -> Run:
     config = _read_json(folder / "config.json")
     rows = read_rows(folder / "metrics.jsonl")
     evaluation = _read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else None
-    facts = _read_json(folder / "run.json") if (folder / "run.json").exists() else {}
-    return Run(_record(config, rows, evaluation or {}, facts), folder, rows, config, evaluation)
+    return Run(_record(config, rows, evaluation or {}), folder, rows, config, evaluation)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -140,7 +142,7 @@ def write_records(records: Sequence[Record], path: str | Path) -> None:
     target.write_text("[\n" + ",\n".join(json.dumps(dataclasses.asdict(record)) for record in records) + "\n]\n")
 
 
-def _record(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping, facts: Mapping) -> Record:
+def _record(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evaluation: Mapping) -> Record:
     test: dict[str, float] = {}
     for row in rows:
         for key, value in row.items():
@@ -152,7 +154,8 @@ def _record(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evalua
     if measured:
         test = {"all": measured["all"]["accuracy"]} | {k: v["accuracy"] for k, v in measured["domains"].items()}
     steps, values = series(rows, "valid/accuracy")
-    known = {field.name for field in dataclasses.fields(Record)}
+    facts = {**evaluation.get("summary", {}), **evaluation.get("environment", {})}
+    known = ("total_params", "activated_params", "flops_per_example", "device", "date", "versions", "config")
     data = config.get("data", {})
     return Record(
         model=str(config.get("name", "model")),
@@ -163,7 +166,7 @@ def _record(config: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], evalua
         curve=[[step, value] for step, value in zip(steps, values, strict=True)],
         dataset=str(data.get("name", "") if isinstance(data, Mapping) else data),
         num_test=measured["all"]["count"] if measured else None,
-        **{k: v for k, v in facts.items() if k in known - set(REQUIRED) - {"dataset", "num_test"}},
+        **{key: facts[key] for key in known if key in facts},
     )
 
 

@@ -20,7 +20,11 @@ def write_run(folder, model, seed, *, final=0.78, steps=200, experts=4, blocks=(
     rows = []
     for step in range(10, steps + 1, 10):
         t = step / steps
-        row = {"step": step, "time": 0.1 * step, "train/loss": float(3.2 * np.exp(-2.5 * t) + 0.6 + 0.05 * rng.normal())}
+        row = {
+            "step": step,
+            "time": 0.1 * step,
+            "train/loss": float(3.2 * np.exp(-2.5 * t) + 0.6 + 0.05 * rng.normal()),
+        }
         if step % 50 == 0:
             row["valid/accuracy"] = float(final * (1 - np.exp(-3.5 * t)) + 0.01 * rng.normal())
         for block in blocks if routed else ():
@@ -40,7 +44,6 @@ def write_run(folder, model, seed, *, final=0.78, steps=200, experts=4, blocks=(
     (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n")
     (folder / "config.json").write_text(json.dumps({"name": model, "seed": seed, "data": {"name": "patchwork"}}))
     facts = {"total_params": 300_000 + 200_000 * routed, "activated_params": 300_000, "flops_per_example": 25_000_000}
-    (folder / "run.json").write_text(json.dumps(facts))
     table = rng.dirichlet(np.ones(experts) * 0.7, size=len(CLASSES)).T
     layer = {
         "num_experts": experts,
@@ -69,6 +72,8 @@ def write_run(folder, model, seed, *, final=0.78, steps=200, experts=4, blocks=(
                 for i in range(1, 10)
             ],
         },
+        "summary": facts,
+        "environment": {"device": "1 x cpu", "date": "2025-01-01", "versions": {"jax": "0.10"}},
         "few_shot": {"accuracy": 0.55, "standard_error": 0.01, "shots": 10, "draws": 5},
         "routing": {f"block_{b:02d}": layer for b in blocks} if routed else {},
     }
@@ -81,7 +86,13 @@ def runs_folder(tmp_path):
     """Four models, two seeds each."""
     for model, final in (("dense", 0.77), ("vmoe", 0.79), ("expert_choice", 0.785), ("soft", 0.81)):
         for seed in (0, 1):
-            write_run(tmp_path / "runs" / model / f"seed_{seed}", model, seed, final=final + 0.01 * seed, routed=model != "dense")
+            write_run(
+                tmp_path / "runs" / model / f"seed_{seed}",
+                model,
+                seed,
+                final=final + 0.01 * seed,
+                routed=model != "dense",
+            )
     return tmp_path / "runs"
 
 
@@ -97,8 +108,15 @@ def sheets():
         return ExpertMaps(expert, weight, (expert >= 0).astype(np.int32), 4, kind)
 
     slots = rng.dirichlet(np.ones(16), size=(3, 2)).reshape(3, 2, 4, 4)
-    routed = MapSheet("vmoe", images, ("shirt", "cat", "7"), {"block_01": maps("routed", -1), "block_03": maps("routed", -1)})
+    routed = MapSheet(
+        "vmoe", images, ("shirt", "cat", "7"), {"block_01": maps("routed", -1), "block_03": maps("routed", -1)}
+    )
     mixed = MapSheet(
-        "soft", images, ("shirt", "cat", "7"), {"block_01": maps("mixed", 0)}, slots, ("expert 0, slot 0", "expert 1, slot 0")
+        "soft",
+        images,
+        ("shirt", "cat", "7"),
+        {"block_01": maps("mixed", 0)},
+        slots,
+        ("expert 0, slot 0", "expert 1, slot 0"),
     )
     return [routed, mixed]

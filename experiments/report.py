@@ -1,0 +1,151 @@
+"""Writes the report of a folder of runs: report.html (one file that needs nothing else) and its figures as PNG.
+
+  python experiments/report.py --workdir demo
+  python experiments/report.py --workdir runs --collect experiments/results/patchwork_long.json
+
+--workdir is the folder above the runs of experiments/train.py, one run per model and seed. Runs without an evaluation
+are evaluated first. --collect writes their results as JSON instead of a report; moejax/evals/runs.py says the format.
+"""
+
+import dataclasses
+import datetime
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from finished_runs import FinishedRun
+
+from moejax.core.errors import SpecError
+from moejax.data import opening
+from moejax.evals.evaluation import environment
+from moejax.evals.map_figures import MapSheet
+from moejax.evals.map_sheets import choose, samples
+from moejax.evals.report import Report
+from moejax.evals.runs import Run, find_runs, read_records, read_run, write_records
+from moejax.train.checkpoints import CheckpointError
+
+LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder above the runs.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the report; by default WORKDIR/report.")
+_RECORDS = flags.DEFINE_string("records", None, "Recorded results to draw beside the runs; 'none' for none. By default "
+                               "those shipped for the same data set.")  # fmt: skip
+_COLLECT = flags.DEFINE_string("collect", None, "Write the results of the runs to this JSON file and stop.")
+
+
+def evaluated(run: Run) -> tuple[Run, FinishedRun | None]:
+    """The run with its evaluation, made now if it is missing; and the loaded model, None without a checkpoint."""
+    try:
+        loaded = FinishedRun.load(run.folder)
+    except CheckpointError as error:
+        print(f"  {run.folder}: not evaluated, {error}", file=sys.stderr)
+        return run, None
+    if not loaded.is_evaluated():
+        print(f"  evaluating {run.folder}", flush=True)
+        loaded.evaluate()
+    return read_run(run.folder), loaded
+
+
+def collect(runs: Sequence[Run], target: str) -> None:
+    """Writes one record per run, dated by the run's last row."""
+    records = []
+    for run in runs:
+        run, _ = evaluated(run)
+        day = datetime.date.fromtimestamp((run.folder / "metrics.jsonl").stat().st_mtime).isoformat()
+        records.append(dataclasses.replace(run.record, date=day))
+    write_records(records, target)
+    print(f"{len(records)} runs written to {target}")
+
+
+def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report]:
+    """Evaluates what is not evaluated, draws everything, and returns the page's path and what it was made of."""
+    found = find_runs(folder)
+    runs, sheets, dataset, rows = [], [], None, None
+    for run in found:
+        run, loaded = evaluated(run)
+        runs.append(run)
+        if loaded is None:
+            continue
+        if dataset is None:
+            dataset = loaded.dataset
+            rows = choose(dataset, "test")
+        if run.model not in {sheet.model for sheet in sheets}:
+            sheets += _sheet(loaded, rows)
+    report = Report(
+        runs=runs,
+        records=_records(records, runs),
+        milliseconds=_read(folder / "timing.json").get("milliseconds", {}),
+        sheets=sheets,
+        environment=_environment(folder),
+        **_of_dataset(dataset, folder),
+    )
+    print("  drawing figures", flush=True)
+    return report.write(output), report
+
+
+def _sheet(loaded: FinishedRun, rows: Any) -> list[MapSheet]:
+    sheet = loaded.maps(rows)
+    return [] if sheet is None else [sheet]
+
+
+def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:
+    if dataset is None:
+        return {}
+    info = dataset.info
+    many = len(info.domain_names) > 1
+    return {
+        "samples": samples(dataset),
+        "domains": info.domain_names if many else (),
+        "class_domains": info.class_domains,
+        "baseline": baseline_accuracy(info.name, folder),
+    }
+
+
+def baseline_accuracy(name: str, folder: Path) -> dict[str, float]:
+    """Logistic regression on 8x8 pooled pixels, computed once per folder; {} for sets too large for it."""
+    raise NotImplementedError
+
+
+def _records(path: str | None, runs: Sequence[Run]) -> list[Any]:
+    if path == "none":
+        return []
+    if path is None:
+        datasets = {run.record.dataset for run in runs}
+        return [r for r in read_records(LONG_RUNS) if r.dataset in datasets] if LONG_RUNS.exists() else []
+    return read_records(path)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    facts = environment()
+    timing = _read(folder / "timing.json")
+    entries = {"Report written": facts["date"], "Device": facts["device"]}
+    entries["Versions"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    if "how" in timing:
+        entries["Step time"] = timing["how"]
+    return entries
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
+def main(_: Sequence[str]) -> None:
+    logging.set_verbosity(logging.WARNING)
+    folder = Path(_WORKDIR.value)
+    try:
+        if _COLLECT.value:
+            collect(find_runs(folder), _COLLECT.value)
+            return
+        path, _report = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
+    except SpecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    app.run(main)
