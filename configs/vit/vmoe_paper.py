@@ -1,11 +1,11 @@
-"""V-MoE and its dense ViT at every published size, pre-trained on JFT-300M.
+r"""V-MoE and its dense ViT at every published size, pre-trained on JFT-300M.
 
   python experiments/summary.py --config configs/vit/vmoe_paper.py:size=B/16,moe=every2,experts=32,num_classes=18291
-  python experiments/train.py --config configs/vit/vmoe_paper.py:size=S/32,moe=last2 --config.data.name=imagenet2012 \\
+  python experiments/train.py --config configs/vit/vmoe_paper.py:size=S/32,moe=last2 --config.data.name=imagenet2012 \
       --config.model.num_classes=1000 --workdir runs/vmoe_s32
 
 Arguments: size=S|B|L|H|15B/PATCH (S: 8 layers of 512), moe=lastN|everyN|none (lastN: of the odd layers), experts, k,
-num_classes, image_size, pre_logits (the tanh layer before the head; off for the models released for ImageNet), smoke.
+num_classes, image_size, pre_logits (the tanh layer before the head; off in the model released for ImageNet-21k), smoke.
 
 Source: Riquelme et al. 2021, "Scaling Vision with Sparse Mixture of Experts", section 3 and appendix B.
 JFT-300M is not public: name another data set. The number of epochs (5, 7, 14 by size) is the paper's for JFT.
