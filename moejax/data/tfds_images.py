@@ -56,7 +56,8 @@ class TfdsImages:
             builder = tfds.builder(self.dataset, data_dir=self.folder)
         except (tfds.core.DatasetNotFoundError, ValueError) as error:
             near = difflib.get_close_matches(self.dataset, tfds.list_builders(with_community_datasets=False), n=3)
-            raise SpecError(f"TFDS has no data set {self.dataset!r}. Did you mean {near}? ({error})") from error
+            reason = str(error).splitlines()[0]
+            raise SpecError(f"TFDS has no data set {self.dataset!r}. Did you mean one of {near}? ({reason})") from error
         image, label = _keys(builder, self.dataset)
         splits = {
             name: TfdsRecords(_source(builder, split, self), image, label)
