@@ -49,7 +49,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "warmup_steps": max(args.steps // 20, 1),
         "b2": 0.99,
         "weight_decay": 0.05,
-        "weight_decay_rules": (("kernel$|conv_[0-9]+$", 1.0),),
+        "weight_decay_rules": (("kernel$", 1.0),),
         "clip_norm": 1.0,
     }
     config.train = {

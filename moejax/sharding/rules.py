@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.tree import flatten, map_with_names, match_rules
@@ -110,7 +110,7 @@ def specs_like(tree: Any, params: Any, specs: Any) -> Any:
     return map_with_names(spec, tree)
 
 
-def shardings(tree: Any, specs: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> Any:
     """NamedShardings of a tree. Raises SpecError when a mesh axis does not divide the array axis it splits."""
 
     def sharding(name: str, leaf: Any, spec: PartitionSpec) -> NamedSharding:

@@ -204,7 +204,7 @@ class _Loop:
         begin = time.monotonic() - progress["elapsed"]
         batches = Prefetch(self.iterator, self._place)
         bar = tqdm(total=spec.steps, initial=step, unit="step", disable=not spec.progress, dynamic_ncols=True)
-        since, steps_since = time.monotonic(), 0
+        since, steps_since, saved = time.monotonic(), 0, step
         try:
             while step < spec.steps and signals.received is None:
                 batch, position = next(batches)
@@ -213,7 +213,7 @@ class _Loop:
                 pending.append((step, metrics))
                 bar.update(1)
                 log, evaluate = spec.due(spec.log_every, step), spec.due(spec.eval_every, step)
-                save = spec.due(spec.checkpoint_every, step) or signals.received is not None
+                save = spec.due(spec.checkpoint_every, step)
                 if not (log or evaluate or save):
                     continue
                 window += self._collect(pending, state.params)
@@ -231,11 +231,14 @@ class _Loop:
                 progress["window"] = window
                 if save:
                     self._save(state, progress, wait=step == spec.steps)
+                    saved = step
                 since, steps_since = time.monotonic(), 0
-            if signals.received is not None and step not in (progress["step"], 0):
+            if step > saved:
                 window += self._collect(pending, state.params)
-                progress |= {"step": step, "data": position, "elapsed": time.monotonic() - begin, "window": window}
-                self._save(state, progress | {"score": None}, wait=True)
+                if step > progress["step"]:
+                    progress |= {"step": step, "data": position, "score": None}
+                progress |= {"elapsed": time.monotonic() - begin, "window": window}
+                self._save(state, progress, wait=True)
             self.checkpoints.wait()
             return state, step
         finally:

@@ -72,5 +72,4 @@ def _plain(value: Any) -> Any:
 def _scalars(name: str, value: Any) -> dict[str, float]:
     if isinstance(value, list):
         return {f"{name}/{i:02d}": v for i, v in enumerate(value) if isinstance(v, float)}
-    numeric = isinstance(value, (int, float)) and name not in ("step",)
-    return {name: value} if numeric else {}
+    return {name: float(value)} if isinstance(value, (int, float)) and name != "step" else {}

@@ -6,21 +6,25 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
 from moejax.core.rng import named
 
 
 @flax.struct.dataclass
 class TrainState:
-    """step: steps done. state: router state. ema: average of params, None without. key: never changes, steps fold in."""
+    """Also a tree of shapes, specs or shardings, hence the loose annotations.
 
-    step: Int[Array, ""]
+    step: int32 [], steps done. state: router state. ema: average of params, None without. key: never changes; each step
+    folds its number in.
+    """
+
+    step: Any
     params: Any
     state: Any
     opt_state: Any
     ema: Any
-    key: PRNGKeyArray
+    key: Any
 
     @property
     def eval_params(self) -> Any:

@@ -1,0 +1,123 @@
+"""Rules, specs by leaf name, and meshes; the last test puts arrays on eight devices in a process of its own."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import AbstractMesh, AxisType, PartitionSpec
+
+from moejax.core.errors import SpecError
+from moejax.sharding.constraints import constrain
+from moejax.sharding.mesh import AXIS_NAMES, MeshSpec
+from moejax.sharding.rules import Rules, param_specs, shardings, specs_like
+
+P = PartitionSpec
+
+
+def shape(*sizes):
+    return jax.ShapeDtypeStruct(sizes, jnp.float32)
+
+
+PARAMS = {
+    "blocks": {
+        "00-01": {"mlp": {"up": {"kernel": shape(2, 4, 8)}}},
+        "02": {"moe": {"experts": {"up": {"kernel": shape(4, 4, 8)}, "down": {"kernel": shape(4, 8, 4)}}}},
+    },
+    "head": {"kernel": shape(4, 3)},
+}
+
+
+def test_rules_map_logical_axes():
+    assert Rules().spec("batch", None, None) == P(("data", "expert"))
+    assert Rules().spec("experts", None, "hidden") == P("expert", None, "model")
+    assert Rules(experts=()).spec("experts", None, "hidden") == P(None, None, "model")
+
+
+def test_collision_and_unknown_axes():
+    with pytest.raises(SpecError, match="'batch' and 'experts' of one array both claim mesh axis 'expert'"):
+        Rules().spec("batch", "experts")
+    with pytest.raises(SpecError, match="Did you mean 'experts'"):
+        Rules().spec("expert")
+    with pytest.raises(SpecError, match="rules.batch: 'dat' is no mesh axis. Did you mean 'data'"):
+        Rules(batch=("dat",))
+    with pytest.raises(SpecError, match="twice"):
+        Rules(batch=("data", "data"))
+
+
+def test_param_specs_by_name():
+    specs = param_specs(PARAMS, Rules())
+    assert specs["blocks"]["02"]["moe"]["experts"]["up"]["kernel"] == P("expert", None, "model")
+    assert specs["blocks"]["02"]["moe"]["experts"]["down"]["kernel"] == P("expert", "model")
+    assert specs["blocks"]["00-01"]["mlp"]["up"]["kernel"] == P(None, None, "model")  # the layer axis stays whole
+    assert specs["head"]["kernel"] == P()
+
+
+def test_optimiser_state_follows_its_parameters():
+    specs = param_specs(PARAMS, Rules())
+    state = {
+        "0": {"mu": PARAMS, "count": shape()},
+        "v_row": {"blocks": {"02": {"moe": {"experts": {"up": {"kernel": shape(4, 4)}}}}}},
+    }
+    found = specs_like(state, PARAMS, specs)
+    assert found["0"]["mu"]["blocks"]["02"]["moe"]["experts"]["up"]["kernel"] == P("expert", None, "model")
+    assert found["0"]["count"] == P()
+    assert found["v_row"]["blocks"]["02"]["moe"]["experts"]["up"]["kernel"] == P()  # another shape: replicated
+
+
+def test_sizes_that_do_not_divide():
+    mesh = AbstractMesh((1, 3, 1), AXIS_NAMES, axis_types=(AxisType.Auto,) * 3)
+    with pytest.raises(SpecError, match="down/kernel has an axis of 4, which 3 devices"):
+        shardings(PARAMS, param_specs(PARAMS, Rules()), mesh)
+
+
+def test_mesh_sizes():
+    assert MeshSpec().build(jax.devices()[:1]).shape == {"data": 1, "expert": 1, "model": 1}
+    with pytest.raises(SpecError, match="expert=2, model=1 does not fit 1 devices"):
+        MeshSpec(expert=2).build(jax.devices()[:1])
+    with pytest.raises(SpecError, match="only one axis may be -1"):
+        MeshSpec(data=-1, expert=-1)
+    with pytest.raises(SpecError, match="must be positive"):
+        MeshSpec(model=0)
+
+
+def test_constrain_without_a_mesh_is_the_identity():
+    x = jnp.ones((2, 3))
+    assert constrain(x, Rules(), "batch", None) is x
+
+
+EIGHT = """
+import jax, jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
+from moejax.sharding.constraints import constrain
+from moejax.sharding.mesh import MeshSpec
+from moejax.sharding.rules import Rules, param_specs, shardings
+mesh = MeshSpec(data=-1, expert=2, model=2).build()
+assert dict(mesh.shape) == {"data": 2, "expert": 2, "model": 2}, mesh
+params = {"moe": {"experts": {"up": {"kernel": jnp.arange(4 * 4 * 8.0).reshape(4, 4, 8)}}}}
+placed = jax.device_put(params, shardings(params, param_specs(params, Rules()), mesh))
+kernel = placed["moe"]["experts"]["up"]["kernel"]
+# 4 experts over 2, 8 hidden over 2: each device holds [2, 4, 4].
+assert kernel.addressable_shards[0].data.shape == (2, 4, 4), kernel.sharding
+with jax.set_mesh(mesh):
+    f = jax.jit(lambda w, x: constrain(jnp.einsum("ECD,EDF->ECF", x, w), Rules(), "experts", None, "hidden"))
+    y = f(kernel, jnp.ones((4, 3, 4)))
+assert y.sharding.spec == P("expert", None, "model"), y.sharding
+assert jnp.array_equal(jax.device_get(y)[:, 0], params["moe"]["experts"]["up"]["kernel"].sum(1))
+print("eight devices agree")
+"""
+
+
+def test_eight_devices():
+    root = pathlib.Path(__file__).resolve().parents[2]
+    env = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
+    }
+    done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "eight devices agree" in done.stdout
