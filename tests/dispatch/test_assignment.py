@@ -77,7 +77,9 @@ def test_random_plans_against_counting(seed):
     draw = np.random.default_rng(seed)
     expert = draw.integers(-1, 5, (3, 11, 2))
     priority = draw.permutation(33).reshape(3, 11).astype(np.float32)
-    plan = TokenChoice(jnp.asarray(expert, jnp.int32), jnp.ones((3, 11, 2)), jnp.asarray(priority), 5, capacity=4)
+    plan = TokenChoice(
+        jnp.asarray(expert, jnp.int32), jnp.ones((3, 11, 2)), jnp.asarray(priority), num_experts=5, capacity=4
+    )
     slots = np.full((3, 11, 2), -1)
     for group in range(3):
         filled = [0] * 5

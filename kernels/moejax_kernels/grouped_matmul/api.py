@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax_kernels.grouped_matmul import reference, xla
+from moejax_kernels.grouped_matmul.dtypes import common_dtype
 
 IMPLEMENTATIONS = {"reference": reference.grouped_matmul, "xla": xla.grouped_matmul}
 
@@ -25,7 +26,7 @@ def grouped_matmul(
     Rows after the last group are zero in the output and get a zero gradient; the kernel of an empty group gets a
     gradient of exactly zero. Rows that the sizes claim beyond M are ignored. FLOPs: 2 D F per row of a group.
     implementation: a name of IMPLEMENTATIONS; None picks 'xla'. preferred_element_type: dtype of the output
-    (None: the promoted dtype of x and w). Differentiable backwards, any number of times, in x and w.
+    (None: that of x and w, float32 at least where they differ). Differentiable backwards, any number of times, in x and w.
     Raises ValueError for shapes that do not fit and for an unknown implementation; nothing falls back silently.
     Source: ours.
     """
@@ -36,5 +37,5 @@ def grouped_matmul(
     name = "xla" if implementation is None else implementation
     if name not in IMPLEMENTATIONS:
         raise ValueError(f"implementation={name!r} is not one of {', '.join(sorted(IMPLEMENTATIONS))}.")
-    dtype = jnp.promote_types(x.dtype, w.dtype) if preferred_element_type is None else preferred_element_type
+    dtype = common_dtype(x.dtype, w.dtype) if preferred_element_type is None else preferred_element_type
     return IMPLEMENTATIONS[name](x, w, group_sizes, precision=precision, dtype=jnp.dtype(dtype))

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from moejax_kernels.grouped_matmul.dtypes import common_dtype
+
 
 def grouped_matmul(
     x: Float[Array, "M D"],
@@ -14,7 +16,7 @@ def grouped_matmul(
     dtype: jnp.dtype,
 ) -> Float[Array, "M F"]:
     """As `api.grouped_matmul`, by E masked products. Source: ours."""
-    common = jnp.promote_types(x.dtype, w.dtype)
+    common = common_dtype(x.dtype, w.dtype)
     ends = jnp.cumsum(group_sizes)
     rows = jnp.arange(x.shape[0])[None, :]
     member = (rows >= (ends - group_sizes)[:, None]) & (rows < ends[:, None])  # [E M]

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from moejax_kernels.grouped_matmul.dtypes import common_dtype
+
 ROW_BLOCKS = (256, 64, 16)  # rows of a block, largest first
 SUM_BLOCKS = (512, 256, 128, 64, 32)  # rows summed at once in the gradient of w, largest first
 
@@ -71,7 +73,7 @@ def _sum_of_outer(x: Array, y: Array, group_sizes: Array, precision: Any, dtype:
     largest, smaller = blocks[0], blocks[::-1]
     starts, sizes = _bounds(group_sizes, rows)
     x_padded, y_padded = (jnp.pad(a, ((0, largest), (0, 0))) for a in (x, y))
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = common_dtype(dtype, jnp.float32)
     contract = (((0,), (0,)), ((), ()))
 
     def outer(at: Array, size: Array, *, block: int) -> Array:
@@ -142,7 +144,7 @@ def _fitting(blocks: tuple[int, ...], rows: int) -> tuple[int, ...]:
 
 
 def _dot(a: Array, b: Array, contract: Any, precision: Any, dtype: Any) -> Array:
-    common = jnp.promote_types(a.dtype, b.dtype)
+    common = common_dtype(a.dtype, b.dtype)
     product = lax.dot_general(
         a.astype(common), b.astype(common), contract, precision=precision, preferred_element_type=dtype
     )
