@@ -5,9 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from moejax.core.errors import SpecError
 from moejax.data import build
-from moejax.data.packaged_files import PACKAGED, enlarge, hash_order
+from moejax.data.packaged_files import PACKAGED, hash_order
 
 
 @pytest.fixture(scope="module")
@@ -72,19 +71,6 @@ def test_the_parts_are_the_whole(patchwork):
         np.testing.assert_array_equal(images, whole[chosen][:, border : 32 - border, border : 32 - border])
 
 
-def test_pictograms_carry_caption_and_style():
-    attributes = build("emoji32").attributes("test")
-    assert set(attributes["style"]) == {"noto", "noto-v1", "fluent-emoji-flat"}
-    assert len(attributes["caption"]) == 669
-
-
-def test_enlarge_by_hand():
-    # one row 0, 80, factor 2: new centres lie at old positions -1/4, 1/4, 3/4, 5/4 (the border repeats)
-    # -> 0, 80 * 1/4 = 20, 80 * 3/4 = 60, 80
-    row = np.array([[[0, 80]]], np.uint8)
-    np.testing.assert_array_equal(enlarge(row, 2)[0], [[0, 20, 60, 80], [0, 20, 60, 80]])
-
-
 def test_hash_order_depends_on_names_and_salt_only():
     names = ["apple", "boat", "cat", "dog"]
     chosen = [names[i] for i in hash_order(names, salt="s")]
@@ -99,31 +85,3 @@ def test_notices_are_shipped():
         assert file.name in notice
     for file in PACKAGED.glob("LICENSE*"):
         assert file.name in notice
-
-
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 no zip", "half"])
-def test_truncated_file_is_one_clear_error(tmp_path, content):
-    name = "fashion_mnist_12k.npz"
-    if content == "half":
-        content = (PACKAGED / name).read_bytes()[:100_000]
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(SpecError, match=rf"{name} \({len(content)} bytes\) is truncated"):
-        build({"name": "fashion_mnist_12k", "folder": str(tmp_path)})
-
-
-def test_corrupt_file_is_one_clear_error(tmp_path):
-    name = "fashion_mnist_12k.npz"
-    data = bytearray((PACKAGED / name).read_bytes())
-    data[200_000:200_100] = bytes(100)  # inside the first array: its checksum no longer fits
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(SpecError, match="truncated or no npz"):
-        build({"name": "fashion_mnist_12k", "folder": str(tmp_path)})
-
-
-def test_missing_file_and_pickles_are_refused(tmp_path):
-    with pytest.raises(SpecError, match="is missing"):
-        build({"name": "emoji32", "folder": str(tmp_path)})
-    objects = {k: np.array([{"a": 1}], dtype=object) for k in ("x", "y", "cats", "caption", "style")}
-    np.savez(tmp_path / "emoji32_apache_mit.npz", **objects)
-    with pytest.raises(SpecError, match="allow_pickle"):
-        build({"name": "emoji32", "folder": str(tmp_path)})

@@ -10,7 +10,7 @@ from moejax.core.errors import SpecError
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Flip:
-    """Each picture is mirrored left to right with `probability`. Not for digits or letters: limit its `domains`."""
+    """Each picture is mirrored left to right with `probability`. Not for digits or letters: limit its `domains`. Source: ours."""
 
     order: ClassVar[int] = 30
     probability: float = 0.5
