@@ -2,12 +2,13 @@
 
   python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=0 --workdir runs/vmoe
 
-Arguments: model=dense|vmoe|expert_choice|soft, seed, steps, k (selected experts of vmoe; experts get 1/k of the dense
-hidden width), experts, smoke (two tiny steps).
+Arguments: model=dense|vmoe|expert_choice|soft, seed, long (the recorded setting: more steps, stronger augmentation),
+steps, experts (of width mlp_dim), k (selected experts of vmoe), smoke (two tiny steps).
 
-Every model has the same blocks; the MoE ones replace the feed-forward layers of the last `moe_layers`. A token passes
-k experts of hidden width mlp_dim / k (V-MoE), or one expert of width mlp_dim on average (expert choice with capacity
-factor 1; Soft MoE with as many slots as tokens), so that all compute what the dense model computes, up to the router.
+Every model has the same blocks; the MoE ones replace the feed-forward layers of the last two. A token passes k of
+k * experts experts of hidden width mlp_dim / k (V-MoE), or one of `experts` experts of width mlp_dim on average (expert
+choice with capacity factor 1; Soft MoE with as many slots as tokens), so that all compute what the dense model computes,
+up to the router, and all mixtures have the same number of expert parameters.
 
 Record: command, device, time, result, seeds and date of the recorded runs go here.
 """
@@ -20,13 +21,16 @@ from moejax.core.errors import SpecError, did_you_mean
 MODELS = ("dense", "vmoe", "expert_choice", "soft")
 TOKENS = 16  # of one picture: 32x32 pixels, patch_size 8
 GROUP_SIZE = 1024  # tokens routed together by vmoe and expert_choice: 64 pictures
+QUICK_STEPS = 1500
+LONG_STEPS = 8000
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The demo's config; see the module's docstring for the arguments."""
-    args = parse(arg, model="dense", seed=0, steps=1500, k=1, experts=8, smoke=False)
+    args = parse(arg, model="dense", seed=0, long=False, steps=0, k=2, experts=8, smoke=False)
     if args.model not in MODELS:
         raise SpecError(f"config argument model={args.model!r} is unknown.{did_you_mean(args.model, MODELS)}")
+    args.steps = args.steps or (LONG_STEPS if args.long else QUICK_STEPS)
     config = ConfigDict()
     config.name = f"patchwork_{args.model}"
     config.seed = args.seed
@@ -34,13 +38,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = {"name": "classification", "cross_entropy": "softmax", "label_smoothing": 0.1, "aux_loss_weight": 1.0}
     config.data = {
         "name": "patchwork",
-        "batch_size": 128,
+        "batch_size": 64,
         "eval_batch_size": 256,
-        "augment": {
-            "flip": {"domains": ("garments", "pictograms")},
-            "pad_crop": {"pad": 3},
-            "cutmix": {"alpha": 1.0, "probability": 0.5},
-        },
+        "augment": augmentation(strong=args.long),
     }
     config.optimizer = {
         "name": "adamw",
@@ -57,8 +57,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "accumulate_steps": 1,
         "ema_decay": 0.998,
         "log_every": 50,
-        "eval_every": 250,
-        "checkpoint_every": 250,
+        "eval_every": 1000 if args.long else 250,
+        "checkpoint_every": 1000 if args.long else 250,
         "keep_last": 1,
         "keep_best": 1,
         "test_with": "last",
@@ -87,12 +87,24 @@ def model(args: ConfigDict) -> ConfigDict:
     return ConfigDict(fields)
 
 
+def augmentation(*, strong: bool) -> dict:
+    """Small changes of place and light; for long runs also parts cut out or swapped between pictures."""
+    augment = {
+        "flip": {"domains": ("garments", "pictograms")},
+        "affine": {"rotate": 6.0, "scale": 0.1, "translate": 2.0},
+        "colour_jitter": {"brightness": 0.1, "contrast": 0.2},
+    }
+    if strong:
+        augment |= {"cutout": {"size": 12, "probability": 0.3}, "cutmix": {"alpha": 1.0, "probability": 0.3}}
+    return augment
+
+
 def moe(args: ConfigDict, mlp_dim: int) -> dict:
     """The MoE layer whose activated FLOPs are those of a dense layer of `mlp_dim`."""
     routers = {
         "vmoe": {
             "name": "top_k",
-            "num_experts": args.experts,
+            "num_experts": args.k * args.experts,
             "num_selected_experts": args.k,
             "capacity_factor": 1.05,
             "importance_loss_weight": 0.005,
