@@ -91,7 +91,7 @@ def augmentation(*, strong: bool) -> dict:
     """Small changes of place and light; for long runs also parts cut out or swapped between pictures."""
     augment = {
         "flip": {"domains": ("garments", "pictograms")},
-        "affine": {"rotate": 6.0, "scale": 0.1, "translate": 2.0},
+        "affine": {"rotate": 6.0, "scale": 0.1, "translate": 0.06},
         "colour_jitter": {"brightness": 0.1, "contrast": 0.2},
     }
     if strong:
