@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from moejax.core.contracts import Experts, Router
 from moejax.core.outputs import LayerOutput
-from moejax.flax.plain import build_layer, fold_sequences, from_plain, to_plain, with_arrays
+from moejax.flax.plain import build_layer, fold_sequences, from_plain, initialise, to_plain, with_arrays
 
 Losses = Mapping[str, Any]
 
@@ -71,7 +71,7 @@ class MoE(nn.Module):
 
     def _variables(self, layer: Any, dim: int) -> tuple[Any, Any]:
         key = self.make_rng("params") if self.is_initializing() else None
-        fresh = None if key is None else layer.init(key, dim)
+        fresh = None if key is None else initialise(layer, key, dim)
         if fresh is not None:
             for name, part in with_arrays(to_plain(fresh[0])).items():
                 self.param(name, lambda _, part=part: part)

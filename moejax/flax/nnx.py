@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from moejax.core.contracts import Experts, Router
 from moejax.core.outputs import LayerOutput
-from moejax.flax.plain import build_layer, fold_sequences, from_plain, to_plain, with_arrays
+from moejax.flax.plain import build_layer, fold_sequences, from_plain, initialise, to_plain, with_arrays
 
 
 class RouterState(nnx.Variable):
@@ -55,7 +55,7 @@ class MoE(nnx.Module):
         fields = {"router": router, "experts": experts, "dispatch": dispatch, "group_size": group_size}
         self.layer = build_layer(fields | {"shared": shared})
         self.dim, self.dtype, self.deterministic = dim, dtype, deterministic
-        params, state = self.layer.init(rngs.params(), dim)
+        params, state = initialise(self.layer, rngs.params(), dim)
         self.params = nnx.data(jax.tree.map(nnx.Param, with_arrays(to_plain(params))))
         self.state = nnx.data(jax.tree.map(RouterState, to_plain(state)))
         self.loss = RouterLoss(jnp.zeros((), jnp.float32))

@@ -3,11 +3,12 @@
 Source: ours.
 """
 
+import functools
 from typing import Any
 
 import jax
 from flax import serialization
-from jaxtyping import Array
+from jaxtyping import Array, PRNGKeyArray
 
 from moejax.core.spec import build_spec
 from moejax.layers.moe import MoE as Layer
@@ -19,6 +20,12 @@ def build_layer(fields: dict[str, Any]) -> Layer:
     Raises SpecError for unknown names and fields, before anything is traced.
     """
     return build_spec(Layer, fields, path="MoE")
+
+
+@functools.partial(jax.jit, static_argnames=("layer", "dim"))
+def initialise(layer: Layer, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
+    """`layer.init`, compiled once for all equal layers: op by op it takes seconds."""
+    return layer.init(key, dim)
 
 
 def to_plain(tree: Any) -> dict[str, Any]:
