@@ -19,14 +19,18 @@ from absl import app, flags, logging
 from finished_runs import FinishedRun
 
 from moejax.core.errors import SpecError
-from moejax.data import opening
+from moejax.data.dataset import Dataset
+from moejax.evals.baseline import PATCHWORK, logistic_regression
 from moejax.evals.evaluation import environment
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import choose, samples
-from moejax.evals.report import Report
+from moejax.evals.report import write_report
+from moejax.evals.report_contents import Report
+from moejax.evals.report_results import text_table
 from moejax.evals.runs import Run, find_runs, read_records, read_run, write_records
 from moejax.train.checkpoints import CheckpointError
 
+PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder above the runs.")
@@ -83,7 +87,7 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report
         **_of_dataset(dataset, folder),
     )
     print("  drawing figures", flush=True)
-    return report.write(output), report
+    return write_report(report, output), report
 
 
 def _sheet(loaded: FinishedRun, rows: Any) -> list[MapSheet]:
@@ -100,13 +104,20 @@ def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:
         "samples": samples(dataset),
         "domains": info.domain_names if many else (),
         "class_domains": info.class_domains,
-        "baseline": baseline_accuracy(info.name, folder),
+        "baseline": baseline_accuracy(dataset, folder),
     }
 
 
-def baseline_accuracy(name: str, folder: Path) -> dict[str, float]:
-    """Logistic regression on 8x8 pooled pixels, computed once per folder; {} for sets too large for it."""
-    raise NotImplementedError
+def baseline_accuracy(dataset: Dataset, folder: Path) -> dict[str, float]:
+    """Logistic regression on pooled pixels: recorded for the whole of patchwork, else fitted once per folder."""
+    sizes = dataset.info.split_sizes
+    if dataset.info.name == "patchwork" and sizes["test"] == PATCHWORK_TEST:
+        return dict(PATCHWORK)
+    path = folder / "baseline.json"
+    if not path.exists():
+        print("  fitting logistic regression", flush=True)
+        path.write_text(json.dumps(logistic_regression(dataset, max_train=20_000)))
+    return json.loads(path.read_text())
 
 
 def _records(path: str | None, runs: Sequence[Run]) -> list[Any]:
@@ -139,10 +150,11 @@ def main(_: Sequence[str]) -> None:
         if _COLLECT.value:
             collect(find_runs(folder), _COLLECT.value)
             return
-        path, _report = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
+        path, report = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    print("\n".join(text_table(report)))
     print(f"report: {path}")
 
 

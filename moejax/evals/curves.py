@@ -47,14 +47,14 @@ def learning_curves(
         grouped.setdefault(run.model, []).append(run)
     handles = {}
     for model, group in grouped.items():
-        loss = [series(run.rows, "train/loss") for run in group]
-        loss = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in loss if s]
+        raw = [series(run.rows, "train/loss") for run in group]
+        loss: list[Curve] = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in raw if s]
         handles[model] = _draw(panels[0], loss, model)
         handles[model] = (
             _draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
         )
-    for model, seeds in by_model(records).items():
-        curves = [tuple(zip(*r.curve, strict=True)) for r in seeds if r.curve]
+    for model, recorded in by_model(records).items():
+        curves: list[Curve] = [([p[0] for p in r.curve], [p[1] for p in r.curve]) for r in recorded if r.curve]
         handles.setdefault(model, None)
         handles[model] = _draw(panels[2], curves, model) or handles[model]
     panels[0].set(title="Training loss", xlabel="step", ylabel="cross-entropy (nats)")
@@ -160,13 +160,13 @@ def draw_baseline(panel: Axes, value: Number) -> None:
 
 def _zoom(panel: Axes, baseline: Number | None) -> None:
     """Limits that show the end of the curves; their steep beginning may enter from below."""
-    curves = [line.get_ydata() for line in panel.lines]
+    curves = [np.asarray(line.get_ydata(), np.float64) for line in panel.lines]
     if not curves:
         return
-    marks = [baseline] if baseline is not None else []
-    high = max(max(np.max(c) for c in curves), *marks, 0.0)
-    low = min([min(c[-1] for c in curves), *marks]) - 0.22
-    panel.set_ylim(max(low, min(np.min(c) for c in curves) - 0.02, 0.0), min(high + 0.03, 1.0))
+    marks: list[float] = [float(baseline)] if baseline is not None else []
+    high = max([float(c.max()) for c in curves] + marks)
+    low = min([float(c[-1]) for c in curves] + marks) - 0.22
+    panel.set_ylim(max(low, min(float(c.min()) for c in curves) - 0.02, 0.0), min(high + 0.03, 1.0))
 
 
 def _draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:

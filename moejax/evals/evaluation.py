@@ -3,6 +3,7 @@
 import datetime
 import importlib.metadata
 import itertools
+import os
 import platform
 from typing import Any
 
@@ -38,9 +39,9 @@ def evaluate(
     Source: ours.
     """
     info = dataset.info
-    shared = {"num_classes": info.num_classes, "num_tokens": model.num_tokens, "link": link}
+    shared: dict[str, Any] = {"num_classes": info.num_classes, "num_tokens": model.num_tokens, "link": link}
     found = predict(model, params, state, dataset.eval_batches(split), **shared)
-    names = {"class_names": info.class_names}
+    names: dict[str, Any] = {"class_names": info.class_names}
     if len(info.domain_names) > 1:
         names |= {"domain_names": info.domain_names, "class_domains": info.class_domains}
     result = {
@@ -56,7 +57,7 @@ def evaluate(
             predict(model, params, state, _batches(dataset, s), routing=False, **shared)
             for s in ("train", "validation")
         ]
-        result["few_shot"] = _probe(few_shot, *parts, found)
+        result["few_shot"] = _probe(few_shot, parts[0], parts[1], found)
     return result
 
 
@@ -90,8 +91,6 @@ def environment() -> dict[str, Any]:
 
 
 def _cores() -> int:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

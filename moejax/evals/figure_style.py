@@ -8,6 +8,7 @@ import contextlib
 import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.ticker
@@ -15,6 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 INK = "#1f2933"
 MUTED = "#6b7785"
@@ -33,7 +35,7 @@ OTHER = ("#8c564b", "#1b7f9e", "#a05195", "#6a994e", "#bc4749", "#386641")
 EXPERTS = ("#5b4fc4", "#e3c94f", "#1f8a4c", "#d1607a", "#7cc7ee", "#96306e", "#3fae9d", "#f0894f",
            "#3d7ab8", "#b3cc33", "#b25fb2", "#8a8a2e", "#9db8e8", "#7a3b12", "#f2a8bd", "#2b5d5d")  # fmt: skip
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 11,
@@ -75,6 +77,7 @@ def model_colour(name: str) -> str:
 
 
 def model_marker(name: str) -> str:
+    """The model's marker, so that colour is not the only sign."""
     return _model(name)[3]
 
 
@@ -99,8 +102,9 @@ def expert_colours(num_experts: int) -> np.ndarray:
 def figure(width: int | float, height: int | float) -> Iterator[Figure]:
     """An empty figure in the common style, in inches, without any global state left behind."""
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(width, height), layout="constrained")
-        canvas.get_layout_engine().set(w_pad=0.06, h_pad=0.06, wspace=0.035, hspace=0.045)
+        canvas = Figure(
+            figsize=(width, height), layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06, wspace=0.035, hspace=0.045)
+        )
         FigureCanvasAgg(canvas)
         yield canvas
 

@@ -61,6 +61,7 @@ def page(title: str, body: Sequence[str]) -> str:
 
 
 def escape(text: object) -> str:
+    """Text as HTML."""
     return html.escape(str(text), quote=True)
 
 
@@ -75,6 +76,7 @@ def section(anchor: str, title: str, text: str = "") -> str:
 
 
 def navigation(entries: Sequence[tuple[str, str]]) -> str:
+    """Links to the sections."""
     return "<nav>" + "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in entries) + "</nav>"
 
 
@@ -88,6 +90,7 @@ def picture(path: Path, caption: str, *, alt: str, least: int = 0) -> str:
 
 
 def card(name: str, value: str, unit: str, detail: str, *, colour: str) -> str:
+    """A number with a coloured edge."""
     return (
         f'<div class="card" style="--colour:{colour}"><div class="name">{escape(name)}</div><div class="value">'
         f'{escape(value)}<small> {escape(unit)}</small></div><div class="small">{escape(detail)}</div></div>'
@@ -95,6 +98,7 @@ def card(name: str, value: str, unit: str, detail: str, *, colour: str) -> str:
 
 
 def cards(items: Sequence[str]) -> str:
+    """Cards side by side, or below each other where it is narrow."""
     return '<div class="cards">' + "".join(items) + "</div>"
 
 
@@ -117,11 +121,13 @@ def row(cells: Sequence[str], *, colour: str = "", best: Sequence[bool] = (), ki
 
 
 def facts(entries: Mapping[str, str]) -> str:
+    """A table of names and values."""
     rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in entries.items())
     return f'<div class="scroll"><table class="facts"><tbody>{rows}</tbody></table></div>'
 
 
 def folded(title: str, text: str) -> str:
+    """Preformatted text that a click unfolds."""
     return f"<details><summary>{escape(title)}</summary><pre>{escape(text)}</pre></details>"
 
 

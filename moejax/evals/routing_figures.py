@@ -1,6 +1,7 @@
 """Figures of routing: load over training, health, and what each expert prefers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.ticker
 import numpy as np
@@ -19,7 +20,7 @@ HEALTH = (  # metric, title, unit of the axis, is it a fraction?
     ("unserved", "Tokens no expert serves", "% of tokens", True),
     ("padding", "Empty slots computed", "% of slots", True),
 )
-DASHES = ("-", (0, (4, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
+DASHES: tuple[Any, ...] = ("-", (0, (4, 2)), (0, (1.2, 1.6)), (0, (6, 2, 1.2, 2)))
 
 
 def block_label(block: str) -> str:
@@ -77,7 +78,7 @@ def health(canvas: Figure, runs: Sequence[Run]) -> None:
     metrics = _health_metrics(runs)
     columns = min(3, len(metrics))
     panels = canvas.subplots(-(-len(metrics) // columns), columns, squeeze=False).ravel()
-    layers: dict[str, str] = {}
+    layers: dict[str, Any] = {}
     for panel, (metric, title, unit, fraction) in zip(panels, metrics, strict=False):
         for run in runs:
             for index, (block, names) in enumerate(block_series(run.rows).items()):
@@ -140,7 +141,7 @@ def preferences(canvas: Figure, layers: Mapping[str, Mapping], *, class_domains:
         bar = canvas.colorbar(colour, ax=panel, pad=0.01, aspect=max(6.0, 1.7 * len(rows)))
         bar.outline.set_visible(False)
         bar.set_label("% of class's tokens", fontsize=9)
-    last = next(reversed(layers.values()))
+    last = list(layers.values())[-1]
     names = [last["classes"][c] for c in order]
     panels[-1].set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", fontsize=9.5)
     _domain_names(panels[0], [class_domains[c] for c in order], last.get("domains", ()))

@@ -85,8 +85,11 @@ def read_run(folder: str | Path) -> Run:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl by step. A half-written last line of an interrupted run is left out; after a resume the
-    rows that were written again replace the earlier ones."""
+    """Rows of metrics.jsonl, one per step.
+
+    A half-written last line of an interrupted run is left out; of rows of one step the later values count.
+    Raises SpecError for a broken line, and when there is no row.
+    """
     by_step: dict[int, dict[str, Any]] = {}
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines, 1):

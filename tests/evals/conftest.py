@@ -81,9 +81,10 @@ def write_run(folder, model, seed, *, final=0.78, steps=200, experts=4, blocks=(
     return folder
 
 
-@pytest.fixture
-def runs_folder(tmp_path):
-    """Four models, two seeds each."""
+@pytest.fixture(scope="package")
+def runs_folder(tmp_path_factory):
+    """Four models, two seeds each. Read it only."""
+    tmp_path = tmp_path_factory.mktemp("evals")
     for model, final in (("dense", 0.77), ("vmoe", 0.79), ("expert_choice", 0.785), ("soft", 0.81)):
         for seed in (0, 1):
             write_run(
@@ -96,7 +97,7 @@ def runs_folder(tmp_path):
     return tmp_path / "runs"
 
 
-@pytest.fixture
+@pytest.fixture(scope="package")
 def sheets():
     """Expert maps of a routed and of a mixed model, with slots for the second."""
     rng = np.random.default_rng(0)
