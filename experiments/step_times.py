@@ -1,0 +1,73 @@
+"""Times training steps of several configs in turn, so that whatever else the machine does disturbs all of them alike."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+
+from moejax.core.spec import build_method, build_spec
+from moejax.data import opening
+from moejax.train.loop import Train
+from moejax.train.optimizers import Optimizer
+from moejax.train.state import create
+from moejax.train.step import build_step
+
+HOW = "median over {rounds} rounds of {steps} training steps each, models in turn, on one batch of {batch} pictures"
+
+
+@dataclasses.dataclass(frozen=True)
+class Timed:
+    """milliseconds: median time of a step of every config. how: a sentence that says how it was measured."""
+
+    milliseconds: dict[str, float]
+    how: str
+
+
+def measure(configs: Mapping[str, Mapping[str, Any]], *, rounds: int = 7, steps: int = 4) -> Timed:
+    """Median milliseconds per training step, forward and backward pass and update, data loading left out.
+
+    Every model is compiled and run once before the clock starts. Raises SpecError for a config that cannot be built.
+    """
+    batch_size = next(iter(configs.values()))["data"]["batch_size"]
+    runners = {name: _runner(config) for name, config in configs.items()}
+    for runner in runners.values():
+        runner(2)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in range(rounds):
+        for name, runner in runners.items():
+            begin = time.perf_counter()
+            runner(steps)
+            seconds[name].append((time.perf_counter() - begin) / steps)
+    medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
+    return Timed(medians, HOW.format(rounds=rounds, steps=steps, batch=batch_size))
+
+
+def _runner(config: Mapping[str, Any]) -> Callable[[int], None]:
+    """A function that makes so many steps and returns when the last is done."""
+    task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
+    spec = build_spec(Train, config["train"], path="config.train")
+    optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
+    dataset = opening.build(config["data"], path="config.data")
+    key = jax.random.key(config["seed"])
+    shapes, _ = jax.eval_shape(task.init, key)
+    transformation = optimizer.build(shapes, spec.steps)
+    step = jax.jit(
+        build_step(task, transformation, accumulate_steps=spec.accumulate_steps, ema_decay=spec.ema_decay),
+        donate_argnums=0,
+    )
+    mesh = spec.mesh.build()
+    batch = jax.device_put(next(dataset.train_iterator(seed=config["seed"])))
+    with jax.set_mesh(mesh):
+        state = jax.jit(lambda: create(task, transformation, key, ema=spec.ema_decay > 0))()
+
+    def run(count: int) -> None:
+        nonlocal state
+        with jax.set_mesh(mesh):
+            for _ in range(count):
+                state, _metrics = step(state, batch)
+            jax.block_until_ready(state)
+
+    return run
