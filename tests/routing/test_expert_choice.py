@@ -1,5 +1,6 @@
 """Expert choice by hand: 4 tokens x 3 experts; tokens are one-hot, so gates are read off the kernel."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ GATES = np.asarray([[0.7, 0.2, 0.1], [0.6, 0.25, 0.15], [0.5, 0.1, 0.4], [0.2, 0
 
 def route(gates=GATES, **fields):
     router = ExpertChoiceRouter(num_experts=gates.shape[1], **fields)
-    return router.route({"kernel": jnp.log(gates)}, {}, jnp.eye(len(gates))[None])
+    return jax.jit(router.route)({"kernel": jnp.log(gates)}, {}, jnp.eye(len(gates))[None])
 
 
 def test_every_expert_takes_its_best_tokens():

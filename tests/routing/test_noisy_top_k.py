@@ -17,7 +17,7 @@ PARAMS = {"kernel": jnp.log(GATES), "noise_kernel": jnp.broadcast_to(jnp.log(jnp
 
 def test_gates_without_noise_by_hand():
     # Softmax over the two largest: 0.7 / 0.9, 0.6 / 0.9, 0.5 / 0.9, 0.7 / 0.9; zero elsewhere by construction.
-    routed = NoisyTopKRouter(num_experts=3).route(PARAMS, {}, X)
+    routed = jax.jit(NoisyTopKRouter(num_experts=3).route)(PARAMS, {}, X)
     np.testing.assert_array_equal(routed.plan.expert[0], [[0, 1], [0, 1], [0, 2], [1, 0]])
     np.testing.assert_allclose(routed.plan.weight[0], np.asarray([[7, 2], [6, 3], [5, 4], [7, 2]]) / 9, rtol=1e-5)
     # Sums of gates (x 9): 7 + 6 + 5 + 2 = 20; 2 + 3 + 7 = 12; 4: mean 12, variance (64 + 0 + 64) / 3; CV^2 = 42.667 / 144
@@ -27,7 +27,7 @@ def test_gates_without_noise_by_hand():
 
 
 def test_noise_and_load_follow_the_definition():
-    routed = NoisyTopKRouter(num_experts=3, load_loss_weight=1.0).route(PARAMS, {}, X, key=jax.random.key(0))
+    routed = jax.jit(NoisyTopKRouter(num_experts=3, load_loss_weight=1.0).route)(PARAMS, {}, X, key=jax.random.key(0))
     clean = np.log(GATES)
     noisy = clean + STD * np.asarray(jax.random.normal(named(jax.random.key(0), "noise"), (1, 4, 3))[0])
     order = np.argsort(-noisy, axis=1)
@@ -44,5 +44,5 @@ def test_starts_at_zero_and_is_balanced_by_noise():
     router = NoisyTopKRouter(num_experts=4)
     params, state = router.init(jax.random.key(0), 8)
     assert all((leaf == 0).all() for leaf in params.values()) and state == {}
-    load = router.route(params, state, jnp.ones((1, 512, 8)), key=jax.random.key(1)).metrics["load"]
+    load = jax.jit(router.route)(params, state, jnp.ones((1, 512, 8)), key=jax.random.key(1)).metrics["load"]
     np.testing.assert_allclose(load, 0.25, atol=0.05)

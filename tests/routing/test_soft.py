@@ -17,7 +17,7 @@ EXP = np.asarray([[2.0, 1.515717, 1.0], [1.0, 1.741101, 2.0], [0.5, 0.659754, 1.
 
 def test_dispatch_and_combine_by_hand():
     params = {"mu": MU, "scale": jnp.asarray(np.log(2.0), jnp.float32)}
-    routed = SoftRouter(num_experts=3).route(params, {}, X)
+    routed = jax.jit(SoftRouter(num_experts=3).route)(params, {}, X)
     # Dispatch, slot of expert 0: 2, 1, 0.5, 1 over their sum 4.5.
     np.testing.assert_allclose(routed.plan.dispatch[0, :, 0, 0], np.asarray([2.0, 1.0, 0.5, 1.0]) / 4.5, rtol=1e-5)
     np.testing.assert_allclose(routed.plan.dispatch[0, :, :, 0], EXP / EXP.sum(axis=0), rtol=1e-5)
@@ -30,7 +30,7 @@ def test_dispatch_and_combine_by_hand():
 def test_combine_is_over_all_slots_of_all_experts():
     # Zero scale: all logits are zero; 3 experts of 2 slots share a token equally, 4 tokens share a slot equally.
     params, _ = SoftRouter(num_experts=3, num_slots=2).init(jax.random.key(0), 2)
-    plan = SoftRouter(num_experts=3, num_slots=2).route(params | {"scale": jnp.zeros(())}, {}, X).plan
+    plan = jax.jit(SoftRouter(num_experts=3, num_slots=2).route)(params | {"scale": jnp.zeros(())}, {}, X).plan
     np.testing.assert_allclose(plan.combine, np.full((1, 4, 3, 2), 1 / 6), rtol=1e-6)
     np.testing.assert_allclose(plan.dispatch, np.full((1, 4, 3, 2), 1 / 4), rtol=1e-6)
 
@@ -39,8 +39,8 @@ def test_relabelling_experts_relabels_the_plan():
     router = SoftRouter(num_experts=3, num_slots=2)
     params, _ = router.init(jax.random.key(0), 2)
     order = jnp.asarray([2, 0, 1])
-    plan = router.route(params, {}, X).plan
-    relabelled = router.route(params | {"mu": params["mu"][:, order]}, {}, X).plan
+    plan = jax.jit(router.route)(params, {}, X).plan
+    relabelled = jax.jit(router.route)(params | {"mu": params["mu"][:, order]}, {}, X).plan
     np.testing.assert_allclose(plan.combine[:, :, order], relabelled.combine, rtol=1e-6)
 
 

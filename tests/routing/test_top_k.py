@@ -18,7 +18,7 @@ PARAMS = {"kernel": jnp.log(GATES)}
 
 
 def route(state=None, key=None, params=PARAMS, **fields):
-    return TopKRouter(num_experts=3, **fields).route(params, state or {}, X, key=key)
+    return jax.jit(TopKRouter(num_experts=3, **fields).route)(params, state or {}, X, key=key)
 
 
 def test_softmax_then_top_k_keeps_the_gates():
@@ -82,7 +82,7 @@ def test_load_loss_exists_in_training_only_and_matches_its_definition():
 def test_noise_has_standard_deviation_noise_std_over_e():
     x = jnp.zeros((1, 4000, 4))
     router = TopKRouter(num_experts=3, num_selected_experts=3, noise_std=1.5)
-    plan = router.route(PARAMS, {}, x, key=jax.random.key(1)).plan
+    plan = jax.jit(router.route)(PARAMS, {}, x, key=jax.random.key(1)).plan
     gates = np.take_along_axis(np.asarray(plan.weight[0]), np.argsort(plan.expert[0], axis=-1), axis=-1)
     # The difference of two noises has std sqrt(2) * 1.5 / 3 = 0.7071; 4000 draws know it to 0.7071 / sqrt(8000) = 0.008.
     assert abs(np.std(np.log(gates[:, 0] / gates[:, 1])) - 0.7071) < 0.032

@@ -19,9 +19,10 @@ def test_round_robin_without_a_key():
 
 def test_random_and_balanced_with_a_key():
     router = UniformRouter(num_experts=3, num_selected_experts=2)
+    route = jax.jit(router.route)
     seen = set()
     for seed in range(5):
-        plan = router.route({}, {}, X, key=jax.random.key(seed)).plan
+        plan = route({}, {}, X, key=jax.random.key(seed)).plan
         for group in np.asarray(plan.expert):
             assert sorted(np.bincount(group.ravel())) == [2, 3, 3]  # 8 choices over 3 experts
             assert (group[:, 0] != group[:, 1]).all()
