@@ -19,7 +19,7 @@ def logistic_regression(
     """Accuracy on `split`: 'all', and every domain, after training on the training split.
 
     dataset: a `moejax.data.Dataset`. side: pictures are averaged over a grid of side x side cells per channel.
-    max_steps: of L-BFGS; 300 are not full convergence, and a longer fit moves it a little.
+    max_steps: of L-BFGS; 300 are not full convergence on patchwork, and the recorded figures hold for 300.
     max_train: at most so many training pictures, evenly spread.
     """
     from sklearn.exceptions import ConvergenceWarning  # slow to import
