@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from moejax.core.errors import SpecError
@@ -26,23 +27,22 @@ def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) ->
             return _merge(plan, x, params, apply)
         if isinstance(plan, SlotMix):
             return _slot_mix(plan, x, params, apply)
-        picks = _token_picks(plan) if isinstance(plan, TokenChoice) else _expert_picks(plan)
+        served = _served_choices(plan) if isinstance(plan, TokenChoice) else _chosen_tokens(plan, x.shape[1])
     except jax.errors.ConcretizationTypeError as error:
         raise SpecError("dispatch='reference' reads the plan in Python; call it outside jit and scan.") from error
+    letters = "GSKE,GSK->GSE" if isinstance(plan, TokenChoice) else "GECS,GEC->GSE"
+    weight = jnp.einsum(letters, served, plan.weight.astype(jnp.float32))
     groups, tokens, dim = x.shape
-    experts = plan.num_experts if isinstance(plan, TokenChoice) else plan.token.shape[1]
+    experts = weight.shape[2]
     everything = Buffers(jnp.broadcast_to(x.reshape(1, groups * tokens, dim), (experts, groups * tokens, dim)))
     y = apply(params, everything).tokens.astype(jnp.float32).reshape(experts, groups, tokens, dim)
-    rows = [[jnp.zeros(dim, jnp.float32) for _ in range(tokens)] for _ in range(groups)]
-    for group, token, expert, weight in picks:
-        rows[group][token] += weight.astype(jnp.float32) * y[expert, group, token]
-    return jnp.stack([jnp.stack(row) for row in rows]).astype(x.dtype)
+    return jnp.einsum("GSE,EGSD->GSD", weight, y).astype(x.dtype)
 
 
-def _token_picks(plan: TokenChoice) -> list[tuple[int, int, int, Array]]:
-    """(group, token, expert, weight) of every choice served, in the order of service."""
+def _served_choices(plan: TokenChoice) -> Float[np.ndarray, "G S K E"]:
+    """1 where choice K of token S is served by expert E, found by serving one choice after the other."""
     groups, tokens, choices = plan.expert.shape
-    picks = []
+    served = np.zeros((groups, tokens, choices, plan.num_experts), np.float32)
     for group in range(groups):
         free = [tokens * choices if plan.capacity is None else plan.capacity] * plan.num_experts
         order = list(range(tokens))
@@ -54,14 +54,16 @@ def _token_picks(plan: TokenChoice) -> list[tuple[int, int, int, Array]]:
                 expert = int(plan.expert[group, token, choice])
                 if expert >= 0 and free[expert]:
                     free[expert] -= 1
-                    picks.append((group, token, expert, plan.weight[group, token, choice]))
-    return picks
+                    served[group, token, choice, expert] = 1
+    return served
 
 
-def _expert_picks(plan: ExpertChoice) -> list[tuple[int, int, int, Array]]:
-    groups, experts, capacity = plan.token.shape
-    places = [(g, e, c) for g in range(groups) for e in range(experts) for c in range(capacity)]
-    return [(g, int(plan.token[g, e, c]), e, plan.weight[g, e, c]) for g, e, c in places]
+def _chosen_tokens(plan: ExpertChoice, tokens: int) -> Float[np.ndarray, "G E C S"]:
+    """1 where slot C of expert E holds token S."""
+    chosen = np.zeros((*plan.token.shape, tokens), np.float32)
+    for place in np.ndindex(*plan.token.shape):
+        chosen[place][int(plan.token[place])] = 1
+    return chosen
 
 
 def _slot_mix(plan: SlotMix, x: Array, params: Any, apply: Apply) -> Array:

@@ -106,15 +106,15 @@ def value_and_gradients(strategy: str, bank: str, plan, x, params):
 def num_experts_of(plan) -> int:
     if isinstance(plan, TokenChoice):
         return plan.num_experts
-    return (
-        plan.token if isinstance(plan, ExpertChoice) else getattr(plan, "weight", getattr(plan, "dispatch", None))
-    ).shape[2 if isinstance(plan, SlotMix) else 1]
+    return plan.dispatch.shape[2] if isinstance(plan, SlotMix) else plan.weight.shape[1]
 
 
 @functools.cache
 def expected(name: str, bank: str):
     plan = plan_of(name)
-    return value_and_gradients("reference", bank, plan, tokens(), bank_params(bank, num_experts_of(plan)))
+    by_index = isinstance(plan, TokenChoice | ExpertChoice)  # then the loop must read the plan, and cannot be compiled
+    run = functools.partial(value_and_gradients, "reference", bank) if by_index else compiled("reference", bank)
+    return run(plan, tokens(), bank_params(bank, num_experts_of(plan)))
 
 
 @functools.cache

@@ -47,8 +47,9 @@ def test_reference_needs_to_read_the_plan():
 
 @pytest.mark.parametrize("strategy", strategies.strategies_for(TokenChoice))
 def test_by_hand(strategy):
-    # Expert e multiplies by e + 1. Capacity 1: token 0 gets expert 0 (weight 2), token 1 finds it full and goes to
-    # expert 1 (weight 5), where token 0 then finds no slot: y0 = 2 * 1 * x0, y1 = 5 * 2 * x1; token 2 gets nothing.
+    # Expert e multiplies by e + 1, each has one slot, and token 0 is served first. First choices: expert 0 takes
+    # token 0. Second choices: expert 1 takes token 0 too, before token 1 can ask.
+    # So y0 = (2 * 1 + 3 * 2) x0 = 8 x0, and the others get nothing.
     expert = jnp.array([[[0, 1], [0, 1], [0, 1]]])
     order = jnp.array([[2.0, 1.0, 0.0]])
     weight = jnp.array([[[2.0, 3.0], [4.0, 5.0], [6.0, 7.0]]])
@@ -60,8 +61,6 @@ def test_by_hand(strategy):
     params["up"] = params["up"].replace(kernel=jnp.stack([eye, eye]))
     params["down"] = params["down"].replace(kernel=jnp.stack([eye, 2 * eye]))
     y = strategies.dispatch(strategy, plan, x, params, bank.apply)
-    # In the order of service the first choices fill expert 0 with token 0; second choices: token 0 takes expert 1's
-    # only slot before token 1 can. So y0 = (2 * 1 + 3 * 2) x0 = 8 x0, and the others get nothing.
     np.testing.assert_allclose(y, [[[8.0, 80.0], [0.0, 0.0], [0.0, 0.0]]])
 
 
