@@ -6,6 +6,7 @@
 An interrupted demo goes on where it stopped when the same command is given again.
 """
 
+import importlib.util
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flag_errors
 from absl import app, flags, logging
 
 HERE = Path(__file__).resolve().parent
@@ -42,24 +44,35 @@ def config_argument(model: str, seed: int, steps: int | None, smoke: bool) -> st
 
 def read_config(argument: str) -> dict[str, Any]:
     """The config that `argument` names, as plain dicts."""
-    space: dict[str, Any] = {"__name__": "config"}
-    exec(compile(CONFIG.read_text(), str(CONFIG), "exec"), space)
-    return space["get_config"](argument).to_dict()
+    spec = importlib.util.spec_from_file_location("patchwork_config", CONFIG)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument).to_dict()
 
 
 def plan(workdir: Path, minutes: float, seeds: int, smoke: bool) -> dict[str, Any]:
     """Steps of every run, from the measured time of a step; kept in plan.json, so that a resumed demo keeps to it."""
     path = workdir / "plan.json"
     if path.exists():
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
+        if found["smoke"] != smoke:
+            sys.exit(
+                f"error: {workdir} holds {'a smoke' if found['smoke'] else 'another'} demo; give another --workdir."
+            )
+        return found | {"seeds": seeds}
     from step_times import measure  # imports jax, after the cache of compiled programs is set
+
+    from moejax.train.memory import keep_freed_memory
+
+    keep_freed_memory()
 
     begin = time.monotonic()
     print("measuring the time of a training step (compiles every model once) ...", flush=True)
     configs = {model: read_config(config_argument(model, 0, None, smoke)) for model in MODELS}
     timed = measure(configs, rounds=1 if smoke else 7)
     names = {model: configs[model]["name"] for model in MODELS}
-    wanted = configs["dense"]["train"]["steps"]
+    wanted = int(configs["dense"]["train"]["steps"])
     left = 60 * minutes - (time.monotonic() - begin) - REPORT - START * len(MODELS) * seeds
     seconds = SLACK * seeds * sum(timed.milliseconds.values()) / 1000
     steps = wanted if smoke else max(min(wanted, int(left / seconds) // 10 * 10), 100)
@@ -141,4 +154,4 @@ def main(_: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=flag_errors.parse)

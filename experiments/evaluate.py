@@ -10,12 +10,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flag_errors
 from absl import app, flags, logging
 from finished_runs import FinishedRun
 
 from moejax.core.errors import SpecError
 from moejax.evals.few_shot import FewShot
 from moejax.train.checkpoints import CheckpointError
+from moejax.train.memory import keep_freed_memory
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run, as experiments/train.py left it.")
 _SPLIT = flags.DEFINE_string("split", "test", "Split of the data set to evaluate on.")
@@ -64,6 +66,7 @@ def _cell(value: Any) -> str:
 
 def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     try:
         few_shot = FewShot(shots=_SHOTS.value) if _SHOTS.value else None
         run = FinishedRun.load(_WORKDIR.value, _WHICH.value)
@@ -78,4 +81,4 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main)
+    app.run(main, flags_parser=flag_errors.parse)

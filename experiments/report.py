@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import flag_errors
 from absl import app, flags, logging
 from finished_runs import FinishedRun
 
@@ -29,6 +30,7 @@ from moejax.evals.report_contents import Report
 from moejax.evals.report_results import text_table
 from moejax.evals.runs import Run, find_runs, read_records, read_run, write_records
 from moejax.train.checkpoints import CheckpointError
+from moejax.train.memory import keep_freed_memory
 
 PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
@@ -145,6 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
+    keep_freed_memory()
     folder = Path(_WORKDIR.value)
     try:
         if _COLLECT.value:
@@ -160,4 +163,4 @@ def main(_: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    app.run(main)
+    app.run(main, flags_parser=flag_errors.parse)

@@ -4,16 +4,15 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
 
 from moejax.core.spec import build_method, build_spec
 from moejax.data import opening
-from moejax.train.loop import Train
+from moejax.train.loop import Train, _Loop
 from moejax.train.optimizers import Optimizer
-from moejax.train.state import create
-from moejax.train.step import build_step
 
 HOW = "median over {rounds} rounds of {steps} training steps each, models in turn, on one batch of {batch} pictures"
 
@@ -46,28 +45,24 @@ def measure(configs: Mapping[str, Mapping[str, Any]], *, rounds: int = 7, steps:
 
 
 def _runner(config: Mapping[str, Any]) -> Callable[[int], None]:
-    """A function that makes so many steps and returns when the last is done."""
+    """A function that makes so many steps and returns when the last is done.
+
+    The step is the training loop's own, so that its compiled program is found again when training starts.
+    """
     task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
     spec = build_spec(Train, config["train"], path="config.train")
     optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
     dataset = opening.build(config["data"], path="config.data")
-    key = jax.random.key(config["seed"])
-    shapes, _ = jax.eval_shape(task.init, key)
-    transformation = optimizer.build(shapes, spec.steps)
-    step = jax.jit(
-        build_step(task, transformation, accumulate_steps=spec.accumulate_steps, ema_decay=spec.ema_decay),
-        donate_argnums=0,
-    )
-    mesh = spec.mesh.build()
-    batch = jax.device_put(next(dataset.train_iterator(seed=config["seed"])))
-    with jax.set_mesh(mesh):
-        state = jax.jit(lambda: create(task, transformation, key, ema=spec.ema_decay > 0))()
+    loop = _Loop(task, dataset, optimizer, spec, Path(), dict(config), config["seed"], None)
+    with jax.set_mesh(loop.mesh):
+        batch = jax.device_put(next(loop.iterator), loop.batch_sharding)
+        state = jax.jit(loop.create, out_shardings=loop.shardings)()
 
     def run(count: int) -> None:
         nonlocal state
-        with jax.set_mesh(mesh):
+        with jax.set_mesh(loop.mesh):
             for _ in range(count):
-                state, _metrics = step(state, batch)
+                state, _metrics = loop.step(state, batch)
             jax.block_until_ready(state)
 
     return run

@@ -7,10 +7,11 @@ import matplotlib.ticker
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.transforms import ScaledTranslation
 
 from moejax.evals import figure_style as style
-from moejax.evals.comparison import accuracies, by_model
+from moejax.evals.comparison import Mean, accuracies, by_model
 from moejax.evals.runs import Number, Record, Run, series
 
 Curve = tuple[Sequence[Number], Sequence[Number] | np.ndarray]  # steps and values
@@ -87,27 +88,23 @@ def accuracy_against_cost(
 ) -> None:
     """Test accuracy against total parameters, activated FLOPs of an example, and the measured time of a training step.
 
-    Marks are moved sideways by up to two millimetres so that models of equal cost do not hide each other.
+    Marks are moved sideways by a few millimetres so that models of equal cost do not hide each other.
     """
     panels = canvas.subplots(1, 3, sharey=True)
-    handles: dict[str, Any] = {}
+    models: list[str] = []
+    sizes: dict[str, int | None] = {}
     for source, filled in (([run.record for run in runs], True), (list(records), False)):
         means = accuracies(source)
-        shown = [item for item in by_model(source).items() if item[0] in means]
-        for index, (model, group) in enumerate(shown):
-            record, mean = group[0], means[model]
-            costs = (record.total_params, record.flops_per_example, (milliseconds or {}).get(model))
+        shown = [(model, group[0]) for model, group in by_model(source).items() if model in means]
+        models += [model for model, _ in shown if model not in models]
+        for index, (model, record) in enumerate(shown):
+            dodge = ScaledTranslation((index - (len(shown) - 1) / 2) * 0.09, 0, canvas.dpi_scale_trans)
+            known = sizes.setdefault(model, record.total_params) == record.total_params  # the model that was timed
+            time = (milliseconds or {}).get(model) if known else None
+            costs = (record.total_params, record.flops_per_example, time)
             for panel, cost in zip(panels, costs, strict=True):
-                if cost is None:
-                    continue
-                dodge = ScaledTranslation((index - (len(shown) - 1) / 2) * 0.09, 0, canvas.dpi_scale_trans)
-                drawn = panel.errorbar(
-                    [cost], [mean.mean], yerr=None if mean.standard_error is None else [mean.standard_error],
-                    marker=style.model_marker(model), markersize=10 if filled else 11, capsize=4, linestyle="none",
-                    color=style.model_colour(model), markerfacecolor=None if filled else "white", markeredgewidth=2,
-                    transform=panel.transData + dodge,
-                )  # fmt: skip
-                handles.setdefault(style.model_label(model) + ("" if filled else ", long run"), drawn)
+                if cost is not None:
+                    _mark(panel, cost, means[model], model, filled=filled, dodge=dodge)
     labels = ("total parameters", "FLOPs per picture, forward", "time per training step (ms, median)")
     for panel, label in zip(panels, labels, strict=True):
         panel.set_xlabel(label)
@@ -122,7 +119,12 @@ def accuracy_against_cost(
             draw_baseline(panel, baseline)
     panels[0].set_ylabel("test accuracy (%)")
     style.percent(panels[0])
-    style.legend_above(canvas, list(handles.values()), list(handles), columns=4)
+    handles = [_key(style.model_colour(m), style.model_marker(m), filled=True) for m in models]
+    names = [style.model_label(m) for m in models]
+    if records:
+        handles += [_key(style.MUTED, "o", filled=True), _key(style.MUTED, "o", filled=False)]
+        names += ["this run", "recorded long run"]
+    style.legend_above(canvas, handles, names)
 
 
 def reliability(canvas: Figure, evaluations: Mapping[str, Mapping]) -> None:
@@ -150,12 +152,29 @@ def reliability(canvas: Figure, evaluations: Mapping[str, Mapping]) -> None:
 
 
 def draw_baseline(panel: Axes, value: Number) -> None:
-    """Logistic regression as a dashed line, named at its left end."""
+    """Logistic regression as a dashed line, named at its left end, where learning curves are still below."""
     panel.axhline(value, color=style.MUTED, linewidth=1.4, linestyle=(0, (5, 3)), zorder=1)
     panel.annotate(
-        "logistic regression", (0.985, value), xycoords=panel.get_yaxis_transform(), textcoords="offset points",
-        xytext=(0, -4), va="top", ha="right", fontsize=9, color=style.MUTED,
+        "logistic regression", (0.02, value), xycoords=panel.get_yaxis_transform(), textcoords="offset points",
+        xytext=(0, 3), va="bottom", ha="left", fontsize=9, color=style.MUTED,
     )  # fmt: skip
+
+
+def _mark(panel: Axes, cost: Number, mean: Mean, model: str, *, filled: bool, dodge: Any) -> None:
+    error = mean.standard_error or 0.0
+    panel.plot([cost, cost], [mean.mean - error, mean.mean + error], linestyle="none")  # autoscaling heeds this one
+    panel.errorbar(
+        [cost], [mean.mean], yerr=[error] if error else None, capsize=4, linestyle="none", markersize=10,
+        marker=style.model_marker(model), color=style.model_colour(model), markeredgewidth=2,
+        markerfacecolor=None if filled else "white", transform=panel.transData + dodge,
+    )  # fmt: skip
+
+
+def _key(colour: str, marker: str, *, filled: bool) -> Line2D:
+    face = colour if filled else "white"
+    return Line2D(
+        [], [], color=colour, marker=marker, markerfacecolor=face, markersize=9, markeredgewidth=2, linestyle="none"
+    )
 
 
 def _zoom(panel: Axes, baseline: Number | None) -> None:
