@@ -11,6 +11,7 @@ stopped: SIGTERM and Ctrl-C save first. Exit codes: 0 done, 2 a config that cann
 import sys
 from typing import Any
 
+import flag_errors
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -89,4 +90,4 @@ def _fail(error: Exception, code: int) -> int:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    app.run(main)
+    app.run(main, flags_parser=flag_errors.parse)

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import logging
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,7 +17,8 @@ import orbax.checkpoint as ocp
 
 from moejax.core.errors import SpecError
 from moejax.core.spec import build_method
-from moejax.core.tree import describe, differences, flatten
+from moejax.core.tree import describe, flatten
+from moejax.train.stored_leaves import check_fits, checksum, fill, nest, to_host
 
 logger = logging.getLogger(__name__)
 
@@ -97,9 +97,9 @@ class Checkpoints:
         Older checkpoints are removed only after the new one is complete. Raises CheckpointError when this write, or the
         asynchronous one before it, failed; what was saved before is untouched.
         """
-        leaves = {name: _to_host(leaf) for name, leaf in flatten(tree).items()}
+        leaves = {name: to_host(leaf) for name, leaf in flatten(tree).items()}
         meta = {
-            "leaves": {name: [describe(leaf), _checksum(leaf)] for name, leaf in leaves.items()},
+            "leaves": {name: [describe(leaf), checksum(leaf)] for name, leaf in leaves.items()},
             "progress": dict(progress),
             "config": dict(config),
             "score": score,
@@ -108,7 +108,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
             if score is not None and np.isfinite(score):
                 self._scores[step] = float(score)
-            args = ocp.args.Composite(state=ocp.args.PyTreeSave(_nest(leaves)), meta=ocp.args.JsonSave(meta))
+            args = ocp.args.Composite(state=ocp.args.PyTreeSave(nest(leaves)), meta=ocp.args.JsonSave(meta))
             self._manager.save(step, args=args, force=True)
             if wait:
                 self._manager.wait_until_finished()
@@ -161,13 +161,13 @@ class Checkpoints:
         if template is not None:
             check_fits(template, described, source=f"checkpoint {self.directory / str(step)}")
         try:
-            as_numpy = _nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in described})
-            item = _nest(dict.fromkeys(described, 0))
+            as_numpy = nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in described})
+            item = nest(dict.fromkeys(described, 0))
             args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
             leaves = flatten(self._manager.restore(step, args=ocp.args.Composite(state=args))["state"])
         except Exception as error:
             raise CheckpointError(f"its arrays cannot be read ({_short(error)})") from error
-        wrong = [name for name, (_, checksum) in meta["leaves"].items() if _checksum(leaves[name]) != checksum]
+        wrong = [name for name, (_, saved) in meta["leaves"].items() if checksum(leaves[name]) != saved]
         if wrong:
             raise CheckpointError(f"{len(wrong)} leaves differ from their checksums, first {wrong[0]}")
         return Restored(step=step, leaves={name: np.asarray(leaves[name]) for name in described}, meta=meta)
@@ -199,31 +199,6 @@ class Checkpoints:
             f"{what} could not be written to {self.directory}: {_short(error)}. Complete checkpoints: "
             f"{', '.join(map(str, kept)) or 'none'}; they are untouched. Make room and run the same command to go on."
         )
-
-
-def check_fits(template: Any, described: Mapping[str, str], *, source: str) -> None:
-    """Raises SpecError with every leaf that differs between `template` and {leaf name: 'float32[8,64]'}."""
-    expected = {name: _shape_of(describe(_data_shape(leaf))) for name, leaf in flatten(template).items()}
-    lines = differences(expected, {name: _shape_of(text) for name, text in described.items()})
-    if lines:
-        shown = "\n".join(f"  {line}" for line in lines[:20])
-        more = f"\n  ... and {len(lines) - 20} more" if len(lines) > 20 else ""
-        raise SpecError(
-            f"{source} does not fit this config; {len(lines)} leaves differ:\n{shown}{more}\n"
-            "Use the config it was written with, or another --workdir."
-        )
-
-
-def fill(template: Any, leaves: Mapping[str, np.ndarray], *, prefix: str = "") -> Any:
-    """`template` with every leaf replaced by the numpy array of its name; typed keys are wrapped again."""
-
-    def pick(path: Any, leaf: Any) -> Any:
-        array = leaves[prefix + jax.tree_util.keystr(path, simple=True, separator="/")]
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf) if hasattr(leaf, "_impl") else None)
-        return array
-
-    return jax.tree_util.tree_map_with_path(pick, template)
 
 
 def load_run(workdir: str | pathlib.Path, which: str = "best") -> tuple[dict[str, Any], Any, Any, int]:
@@ -267,45 +242,6 @@ def _move_aside(folder: pathlib.Path) -> None:
     target.mkdir(exist_ok=True)
     number = sum(1 for _ in target.iterdir())
     folder.rename(target / f"{folder.name}_{number}")
-
-
-def _to_host(leaf: Any) -> np.ndarray:
-    # A real copy: the next step may be given this buffer before the asynchronous write has read it.
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-
-
-def _data_shape(leaf: Any) -> Any:
-    return jax.eval_shape(jax.random.key_data, leaf) if _is_key(leaf) else leaf
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _checksum(leaf: Any) -> int:
-    return zlib.crc32(np.asarray(leaf).tobytes())
-
-
-@dataclasses.dataclass(frozen=True)
-class _Described:
-    shape: tuple[int, ...]
-    dtype: str
-
-
-def _shape_of(text: str) -> _Described:
-    dtype, _, axes = text.rstrip("]").partition("[")
-    return _Described(tuple(int(size) for size in axes.split(",") if size), dtype)
-
-
-def _nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree
 
 
 def _short(error: BaseException) -> str:

@@ -8,10 +8,9 @@ import json
 import logging
 import math
 import pathlib
-import signal
 import time
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,77 +18,24 @@ from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from moejax.core.errors import SpecError, did_you_mean
-from moejax.sharding.mesh import MeshSpec
-from moejax.sharding.rules import Rules, param_specs, shardings, specs_like
-from moejax.train.checkpoints import Checkpoints, fill, read_run
+from moejax.sharding.rules import param_specs, shardings, specs_like
+from moejax.train.checkpoints import Checkpoints, read_run
 from moejax.train.evaluation import build_evaluator
 from moejax.train.initialise import initialise_from
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
 from moejax.train.records import Records, Row, is_final, read_rows
+from moejax.train.signals import Signals
+from moejax.train.spec import Train, changes, check_splits
 from moejax.train.state import TrainState, create
 from moejax.train.step import build_step, first_failure
+from moejax.train.stored_leaves import fill
 
 logger = logging.getLogger(__name__)
 
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient became NaN or infinite."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Train:
-    """steps: updates of the whole run. accumulate_steps: micro batches per update. ema_decay: 0 keeps no average.
-
-    log_every, eval_every, checkpoint_every: in steps; 0 means only at the end. A row of metrics.jsonl holds means over
-        the steps since the last one.
-    keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
-    test_with: which parameters the final test takes. eval_split, test_split: None skips.
-    init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
-    mesh, rules: how arrays lie over devices. tensorboard, progress: events and progress bar.
-    """
-
-    steps: int
-    accumulate_steps: int = 1
-    ema_decay: float = 0.0
-    log_every: int = 50
-    eval_every: int = 0
-    checkpoint_every: int = 0
-    keep_last: int = 1
-    keep_best: int = 1
-    best_metric: str = "valid/accuracy"
-    best_mode: Literal["max", "min"] = "max"
-    test_with: Literal["best", "last"] = "last"
-    eval_split: str | None = "validation"
-    test_split: str | None = "test"
-    init_from: str | None = None
-    init_which: Literal["best", "last"] = "best"
-    reinitialise: tuple[str, ...] = ()
-    mesh: MeshSpec = MeshSpec()
-    rules: Rules = Rules()
-    tensorboard: bool = True
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        for name, low in {
-            "steps": 1,
-            "accumulate_steps": 1,
-            "log_every": 0,
-            "eval_every": 0,
-            "checkpoint_every": 0,
-        }.items():
-            if getattr(self, name) < low:
-                raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise SpecError(f"train.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average.")
-        if self.reinitialise and not self.init_from:
-            raise SpecError(
-                "train.reinitialise names leaves, but train.init_from gives no run to load the others from."
-            )
-
-    def due(self, every: int, step: int) -> bool:
-        """True at the last step and at multiples of `every`."""
-        return step == self.steps or (every > 0 and step % every == 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +62,15 @@ def run(
     data: a Dataset. config: JSON-able, written to config.json and into every checkpoint.
     Raises SpecError before compilation for what does not fit, NonFiniteError, CheckpointError.
     """
-    _check_splits(spec, data.info)
+    check_splits(spec, data.info)
     workdir = pathlib.Path(workdir).absolute()
     workdir.mkdir(parents=True, exist_ok=True)
-    keep = {"keep_last": spec.keep_last, "keep_best": spec.keep_best, "best_mode": spec.best_mode}
-    with Checkpoints(workdir / "checkpoints", **keep) as checkpoints, _Signals() as signals:
+    with (
+        Checkpoints(
+            workdir / "checkpoints", keep_last=spec.keep_last, keep_best=spec.keep_best, best_mode=spec.best_mode
+        ) as checkpoints,
+        Signals() as signals,
+    ):
         loop = _Loop(task, data, optimizer, spec, workdir, dict(config), seed, checkpoints)
         with jax.set_mesh(loop.mesh):
             return loop.run(signals)
@@ -154,7 +104,7 @@ class _Loop:
         self.evaluate = build_evaluator(task, data.info, self._place)
         self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())
 
-    def run(self, signals: "_Signals") -> Result:
+    def run(self, signals: Signals) -> Result:
         state, progress = self._start()
         step = int(progress["step"])
         if step == self.spec.steps and (
@@ -181,6 +131,8 @@ class _Loop:
             progress = restored.meta["progress"]
             self.iterator.set_state(progress["data"])
             print(f"resuming {self.workdir} from step {restored.step}")
+            for line in changes(restored.meta["config"], self.config):
+                print(f"  the config has changed since: {line}")
             return jax.device_put(fill(self.template, restored.leaves), self.shardings), progress
         # Read before anything is compiled, so that a source that does not fit says so at once.
         source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
@@ -198,7 +150,7 @@ class _Loop:
             state = jax.device_put(state.replace(params=params, state=model_state, ema=copies), self.shardings)
         return state, {"step": 0, "data": self.iterator.get_state(), "elapsed": 0.0, "window": [], "score": None}
 
-    def _train(self, state: TrainState, progress: dict[str, Any], signals: "_Signals") -> tuple[TrainState, int]:
+    def _train(self, state: TrainState, progress: dict[str, Any], signals: Signals) -> tuple[TrainState, int]:
         spec, step, window = self.spec, progress["step"], list(progress["window"])
         pending: list[tuple[int, dict[str, jax.Array]]] = []
         begin = time.monotonic() - progress["elapsed"]
@@ -342,41 +294,3 @@ class _Loop:
         if "valid/accuracy" in row:
             shown["valid"] = f"{row['valid/accuracy']:.1%}"
         bar.set_postfix(shown)
-
-
-class _Signals:
-    """Notes SIGTERM and SIGINT while it is entered; a second one acts as usual. Does nothing off the main thread."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "_Signals":
-        for number in (signal.SIGTERM, signal.SIGINT):
-            try:
-                self._previous[number] = signal.signal(number, self._note)
-            except ValueError:  # not the main thread
-                break
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._restore()
-
-    def _note(self, number: int, _: Any) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
-
-
-def _check_splits(spec: Train, info: Any) -> None:
-    for field in ("eval_split", "test_split"):
-        split = getattr(spec, field)
-        if split is not None and split not in info.split_sizes:
-            raise SpecError(
-                f"train.{field}={split!r}: {info.name} has no such split.{did_you_mean(split, info.split_sizes)} "
-                "None skips it."
-            )

@@ -1,5 +1,6 @@
 """One train step as a pure function: gradient accumulation, update, moving average, signs of health."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,9 @@ def build_step(
         metrics |= {"grad_norm": jnp.sqrt(jnp.sum(squares)), "grad_finite": jnp.isfinite(squares)}
         if rate is not None:
             metrics["learning_rate"] = jnp.asarray(rate(state.step), jnp.float32)
-        new = state.replace(step=state.step + 1, params=params, state=model_state, opt_state=opt_state, ema=ema)
+        new: TrainState = dataclasses.replace(
+            state, step=state.step + 1, params=params, state=model_state, opt_state=opt_state, ema=ema
+        )
         return new, metrics
 
     return step

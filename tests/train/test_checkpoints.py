@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.train.checkpoints import CheckpointError, Checkpoints, fill, load_run
+from moejax.train.checkpoints import CheckpointError, Checkpoints, load_run
+from moejax.train.stored_leaves import fill
 
 TREE = {
     "params": {"body": {"kernel": jnp.arange(6.0).reshape(2, 3)}, "half": jnp.full((3,), 1.5, jnp.bfloat16)},

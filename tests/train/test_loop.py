@@ -8,10 +8,11 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.train.checkpoints import Checkpoints
-from moejax.train.loop import NonFiniteError, Train, run
+from moejax.train.loop import NonFiniteError, run
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
 from moejax.train.records import read_rows
+from moejax.train.spec import Train, changes
 
 ADAM = Optimizer(learning_rate=0.05, warmup_steps=2)
 SPEC = {"steps": 12, "log_every": 3, "eval_every": 6, "checkpoint_every": 4, "progress": False, "tensorboard": False}
@@ -125,6 +126,11 @@ def test_bad_splits_and_metrics(tmp_path, linear_task, memory_data):
         train(tmp_path, linear_task(), memory_data(), eval_split="valdation")
     with pytest.raises(SpecError, match="Did you mean 'valid/accuracy'"):
         train(tmp_path, linear_task(), memory_data(), best_metric="valid/acuracy")
+
+
+def test_a_changed_config_is_said():
+    before, now = {"a": {"b": 1, "c": (1, 2)}, "d": 3}, {"a": {"b": 2, "c": [1, 2]}}
+    assert changes(before, now) == ["a.b 1 -> 2", "d 3 -> '(not there)'"]
 
 
 def test_prefetch_pairs_positions_and_raises(memory_data):

@@ -1,0 +1,40 @@
+"""Command lines that cannot be read end with one line, not with a traceback: `app.run(main, flags_parser=parse)`."""
+
+import sys
+import traceback
+
+from absl import flags
+
+from moejax.core.errors import SpecError
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses the flags, config overrides and config arguments included; ends the program with code 2 on an error."""
+    try:
+        return flags.FLAGS(argv)
+    except (flags.Error, SpecError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(error: BaseException) -> str:
+    """The SpecError that caused `error` where there is one; a misspelt --config.key with the nearest one."""
+    links: list[BaseException] = [error]
+    while (link := links[-1].__cause__ or links[-1].__context__) is not None:
+        links.append(link)
+    for link in links:
+        if isinstance(link, SpecError):
+            # The config library raises an error of the same class, with the whole traceback as its text.
+            return str(link).rpartition("SpecError: ")[2].strip()
+    # The config library raises its KeyError and its AttributeError with another exception as the only argument.
+    inner = error
+    while isinstance(error, (KeyError, AttributeError)) and inner.args and isinstance(inner.args[0], BaseException):
+        inner = inner.args[0]
+    text = " ".join(str(inner.args[0] if inner.args else inner).split())
+    if isinstance(error, (KeyError, AttributeError)) and _inside_config(error):
+        return f"--config.KEY: the config has no key {text}"
+    return text
+
+
+def _inside_config(error: BaseException) -> bool:
+    return any("ml_collections" in frame.filename for frame in traceback.extract_tb(error.__traceback__))

@@ -1,0 +1,95 @@
+"""The frozen spec of a training run, and its comparison with the data set and with an earlier config."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from moejax.core.errors import SpecError, did_you_mean
+from moejax.sharding.mesh import MeshSpec
+from moejax.sharding.rules import Rules
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Train:
+    """steps: updates of the whole run. accumulate_steps: micro batches per update. ema_decay: 0 keeps no average.
+
+    log_every, eval_every, checkpoint_every: in steps; 0 means only at the end. A row of metrics.jsonl holds means over
+        the steps since the last one.
+    keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
+    test_with: which parameters the final test takes. eval_split, test_split: None skips.
+    init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
+    mesh, rules: how arrays lie over devices. tensorboard, progress: events and progress bar.
+    """
+
+    steps: int
+    accumulate_steps: int = 1
+    ema_decay: float = 0.0
+    log_every: int = 50
+    eval_every: int = 0
+    checkpoint_every: int = 0
+    keep_last: int = 1
+    keep_best: int = 1
+    best_metric: str = "valid/accuracy"
+    best_mode: Literal["max", "min"] = "max"
+    test_with: Literal["best", "last"] = "last"
+    eval_split: str | None = "validation"
+    test_split: str | None = "test"
+    init_from: str | None = None
+    init_which: Literal["best", "last"] = "best"
+    reinitialise: tuple[str, ...] = ()
+    mesh: MeshSpec = MeshSpec()
+    rules: Rules = Rules()
+    tensorboard: bool = True
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        for name, low in {
+            "steps": 1,
+            "accumulate_steps": 1,
+            "log_every": 0,
+            "eval_every": 0,
+            "checkpoint_every": 0,
+        }.items():
+            if getattr(self, name) < low:
+                raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
+        if not 0.0 <= self.ema_decay < 1.0:
+            raise SpecError(f"train.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average.")
+        if self.reinitialise and not self.init_from:
+            raise SpecError(
+                "train.reinitialise names leaves, but train.init_from gives no run to load the others from."
+            )
+
+    def due(self, every: int, step: int) -> bool:
+        """True at the last step and at multiples of `every`."""
+        return step == self.steps or (every > 0 and step % every == 0)
+
+
+def check_splits(spec: Train, info: Any) -> None:
+    """Raises SpecError when the data set lacks a split that the spec names."""
+    for field in ("eval_split", "test_split"):
+        split = getattr(spec, field)
+        if split is not None and split not in info.split_sizes:
+            raise SpecError(
+                f"train.{field}={split!r}: {info.name} has no such split.{did_you_mean(split, info.split_sizes)} "
+                "None skips it."
+            )
+
+
+def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """'train.steps 100 -> 200' for every entry of two nested configs that differs."""
+    old, new = (_flat(json.loads(json.dumps(config))) for config in (before, now))
+    names = sorted(old.keys() | new.keys())
+    missing = "(not there)"
+    return [
+        f"{n} {old.get(n, missing)!r} -> {new.get(n, missing)!r}"
+        for n in names
+        if old.get(n, missing) != new.get(n, missing)
+    ]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
