@@ -47,7 +47,7 @@ def _count(plan: Plan, shape: tuple[int, ...], bank_size: int, router_flops: int
         return ExpertRows(
             served=served,
             padding=slots - served,
-            experts_per_token=plan.expert.shape[-1],
+            experts_per_token=float(plan.expert.shape[-1]),
             router_flops=router_flops,
         )
     if isinstance(plan, Merge):

@@ -101,8 +101,10 @@ def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state:
     head = dense("head", rest, list(rest), lambda p, x, k: model.classify(p, x, key=k)[0], tokens)
     blocks = []
     for segment in segments(model.blocks):
-        one = _one_layer((params["blocks"][segment.name], state["blocks"][segment.name]), segment.length)
-        part = _block_part(segment.spec, *one, tokens, key, remat=model.remat)
+        layer_params, layer_state = _one_layer(
+            (params["blocks"][segment.name], state["blocks"][segment.name]), segment.length
+        )
+        part = _block_part(segment.spec, layer_params, layer_state, tokens, key, remat=model.remat)
         used = _optimizer_bytes(memory, [f"blocks/{segment.name}"]) // segment.length
         blocks += [dataclasses.replace(part, name=f"block_{i:02d}", optimizer_bytes=used) for i in segment.layers]
     return Summary(parts=(embedding, *blocks, head), batch_size=batch_size)

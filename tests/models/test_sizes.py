@@ -1,0 +1,78 @@
+"""Published models have as many parameters as published, to the unit where a unit is known."""
+
+import importlib.util
+import pathlib
+
+import jax
+import pytest
+
+from moejax.core.errors import SpecError
+from moejax.core.spec import build_method
+from moejax.models import sizes
+
+CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "vit"
+
+
+def count(name: str, arg: str) -> int:
+    """Parameters of a config's model, from shapes."""
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = build_method("models", module.get_config(arg).model.to_dict())
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))[0]))
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "published"),
+    [
+        ("vmoe_paper", "size=S/32,moe=last2", 166_680_435),
+        ("vmoe_paper", "size=S/32,moe=every2", 296_895_347),
+        ("vmoe_paper", "size=B/16,moe=last2", 393_294_963),
+        ("vmoe_paper", "size=S/32,moe=last2,experts=8,num_classes=1000", 56_999_400),
+        ("vmoe_paper", "size=B/16,moe=every2,experts=8,num_classes=21843,pre_logits=false", 300_974_931),
+        ("soft_moe_paper", "size=S/16", 933_709_471),
+        ("soft_moe_paper", "size=S/16,router=expert_choice", 933_709_465),
+        ("soft_moe_paper", "size=S/16,router=none", 33_059_737),
+        ("soft_moe_paper", "size=S/14,router=none", 33_013_657),
+        ("soft_moe_paper", "size=B/16,router=none", 108_555_673),
+    ],
+)
+def test_exact_counts(name: str, arg: str, published: int) -> None:
+    assert count(name, arg) == published
+
+
+@pytest.mark.parametrize(
+    ("name", "arg", "millions", "within"),
+    [
+        ("vmoe_paper", "size=S/32,moe=none", 36.47, 0.005),
+        ("vmoe_paper", "size=B/32,moe=none", 102.11, 0.005),
+        ("vmoe_paper", "size=B/32,moe=last2", 394.95, 0.005),
+        ("vmoe_paper", "size=B/32,moe=every2", 980.6, 0.05),
+        ("vmoe_paper", "size=B/16,moe=none", 100.46, 0.005),
+        ("vmoe_paper", "size=B/16,moe=every2", 979.0, 0.05),
+        ("vmoe_paper", "size=L/32,moe=none", 325.31, 0.05),
+        ("vmoe_paper", "size=L/32,moe=every2", 3448.2, 0.05),
+        ("vmoe_paper", "size=L/16,moe=none", 323.10, 0.05),
+        ("vmoe_paper", "size=L/16,moe=every2", 3_400, 50),
+        ("vmoe_paper", "size=H/14,moe=none", 655.84, 0.05),
+        ("vmoe_paper", "size=H/14,moe=last5", 2_700, 50),
+        ("vmoe_paper", "size=H/14,moe=every2", 7_200, 50),
+        ("vmoe_paper", "size=15B/16,moe=every2", 14_690, 10),
+        ("soft_moe_paper", "size=S/14", 1_840, 5),
+        ("soft_moe_paper", "size=B/16", 3_700, 50),
+        ("soft_moe_paper", "size=L/16", 13_100, 50),
+        ("soft_moe_paper", "size=L/16,router=none", 334, 0.5),
+        ("soft_moe_paper", "size=H/14,experts=128", 27_300, 50),
+        ("soft_moe_paper", "size=H/14", 54_200, 50),
+        ("soft_moe_paper", "size=H/14,router=none", 669, 0.5),
+    ],
+)
+def test_rounded_counts(name: str, arg: str, millions: float, within: float) -> None:
+    assert abs(count(name, arg) / 1e6 - millions) <= within
+
+
+def test_sizes_that_were_not_published() -> None:
+    with pytest.raises(SpecError, match="'XL' is no published size"):
+        sizes.fields(sizes.VMOE, "XL/16")
+    with pytest.raises(SpecError, match="such as 'B/16'"):
+        sizes.fields(sizes.VMOE, "B")
