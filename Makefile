@@ -54,7 +54,7 @@ notebooks: $(VENV)/.dev  ## writes the .ipynb of every notebooks/*.py (jupytext 
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
 
 lock: $(UV)  ## brings uv.lock up to date; the lock names the public index only
-	$(UV) lock --default-index https://pypi.org/simple
+	$(UV) lock
 
 wheel: $(UV)  ## dist/*.whl and the source archive
 	$(UV) build --quiet

@@ -83,6 +83,7 @@ def shape_strings(tree):
 def wrong_letters(shape):
     """Names that are no axis, no axis with a number (T2: a second one of its kind) and not in lower case."""
     names = re.findall(r"[A-Za-z_]\w*", shape)
+    names = [name for name in names if name.strip("_")]  # "_" is any size
     return [name for name in names if name.rstrip("0123456789") not in AXES and not name.islower()]
 
 
