@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def initialise_from(params: Any, state: Any, source: Restored, *, reinitialise: tuple[str, ...] = ()) -> Any:
     """(params, state) with the leaves of `source` in place of fresh ones, except those that `reinitialise` names.
 
-    The source's moving average is taken where it has one. reinitialise: regexes over leaf names ('^head/'); every leaf
+    The source's moving average is taken where it has one. reinitialise: regexes over leaf names ('^head'); every leaf
     that no pattern names must be in the source with the same shape and dtype. Each decision is logged.
     Raises SpecError naming the leaves that do not fit, or a pattern that names no leaf. Source: ours.
     """
@@ -32,7 +32,7 @@ def initialise_from(params: Any, state: Any, source: Restored, *, reinitialise: 
         shown = "\n".join(f"  {line}" for line in lines[:20])
         raise SpecError(
             f"train.init_from: {len(lines)} leaves of the run at step {source.step} do not fit:\n{shown}\n"
-            "Give the model the same shape, or name these leaves in train.reinitialise, such as ('^head/',)."
+            "Give the model the same shape, or name these leaves in train.reinitialise, such as ('^head',)."
         )
     for name, choice in chosen.items():
         logger.info("init_from: %s %s %s", name, choice, describe(flatten(params)[name]))
