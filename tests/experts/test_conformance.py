@@ -26,7 +26,7 @@ FORMULAS = {
 
 def unit_params(bank):
     draw = np.random.default_rng(0)
-    params = bank.init(jax.random.key(0), E, D)
+    params = jax.eval_shape(lambda: bank.init(jax.random.key(0), E, D))
     return jax.tree.map(lambda leaf: jnp.asarray(draw.normal(size=leaf.shape), jnp.float32), params)
 
 
@@ -42,16 +42,20 @@ def test_apply_equals_the_product_with_materialise(name):
     def one(row, expert):
         return FORMULAS[type(bank)](bank, row, {key: value[expert] for key, value in weights.items()})
 
-    buffers = bank.apply(params, Buffers(x.reshape(E, 4, D)))
+    def every(x, owners):
+        return jax.jit(jax.vmap(one))(x, owners)
+
+    apply = jax.jit(bank.apply)
+    buffers = apply(params, Buffers(x.reshape(E, 4, D)))
     assert isinstance(buffers, Buffers)
     owners = jnp.repeat(jnp.arange(E), 4)
-    np.testing.assert_allclose(buffers.tokens.reshape(12, D), jax.vmap(one)(x, owners), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(buffers.tokens.reshape(12, D), every(x, owners), rtol=1e-4, atol=1e-4)
 
     x = x.at[10:].set(0)  # rows after the last group hold zeros
-    ragged = bank.apply(params, Ragged(x, jnp.array([7, 0, 3])))
+    ragged = apply(params, Ragged(x, jnp.array([7, 0, 3])))
     assert isinstance(ragged, Ragged)
     owners = jnp.array([0] * 7 + [2] * 3)
-    np.testing.assert_allclose(ragged.tokens[:10], jax.vmap(one)(x[:10], owners), rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(ragged.tokens[:10], every(x[:10], owners), rtol=1e-4, atol=1e-4)
     assert not np.any(ragged.tokens[10:])
 
 
@@ -59,13 +63,13 @@ def test_apply_equals_the_product_with_materialise(name):
 def test_formulas_equal_what_is_counted(name):
     bank = BANKS[name]
     assert isinstance(bank, Experts)
-    params = bank.init(jax.random.key(0), E, D)
+    params = unit_params(bank)
     assert bank.num_params(E, D) == sum(leaf.size for leaf in jax.tree.leaves(params))
     assert all(leaf.shape[0] == E for leaf in jax.tree.leaves(params))
     assert all(value.shape[0] == E for value in bank.materialise(params).values())
 
     rows = 64
-    one = bank.init(jax.random.key(0), 1, D)
+    one = jax.tree.map(lambda leaf: leaf[:1], params)
     jaxpr = jax.make_jaxpr(bank.apply)(one, Buffers(jnp.zeros((1, rows, D))))
     assert count_product_flops(jaxpr.jaxpr) == rows * bank.flops_per_token(D)
 
@@ -87,11 +91,11 @@ def count_product_flops(jaxpr) -> int:
 def test_initialisation(name):
     bank = BANKS[name]
     for equal in (False, True):
-        params = dataclasses.replace(bank, equal_init=equal).init(jax.random.key(3), E, D)
+        params = jax.jit(dataclasses.replace(bank, equal_init=equal).init, static_argnums=(1, 2))(
+            jax.random.key(3), E, D
+        )
         for leaf in jax.tree.leaves(params):
             assert np.array_equal(leaf[0], leaf[1]) == equal
-    again = bank.init(jax.random.key(3), E, D)
-    jax.tree.map(np.testing.assert_array_equal, again, bank.init(jax.random.key(3), E, D))
 
 
 def test_mlp_initial_scale():
@@ -108,21 +112,22 @@ def test_dropout_is_random_with_a_key_only(layout):
     params = unit_params(bank)
     x = jnp.ones((E * 8, D))
     x = Buffers(x.reshape(E, 8, D)) if layout == "buffers" else Ragged(x, jnp.array([8, 8, 8]))
-    still = bank.apply(params, x).tokens
-    np.testing.assert_array_equal(still, dataclasses.replace(bank, dropout_rate=0.0).apply(params, x).tokens)
-    first, second = (bank.apply(params, x, key=jax.random.key(seed)).tokens for seed in (1, 2))
+    apply = jax.jit(bank.apply)
+    without = jax.jit(dataclasses.replace(bank, dropout_rate=0.0).apply)
+    np.testing.assert_array_equal(apply(params, x).tokens, without(params, x).tokens)
+    first, second, again = (apply(params, x, key=jax.random.key(seed)).tokens for seed in (1, 2, 1))
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(first, bank.apply(params, x, key=jax.random.key(1)).tokens)
+    np.testing.assert_array_equal(first, again)
     assert 0.3 < np.mean(np.asarray(first) == 0) < 0.7
 
 
 @pytest.mark.parametrize("name", BANKS)
 def test_bfloat16_stays(name):
     bank = BANKS[name]
-    params = bank.init(jax.random.key(0), E, D)
+    params = unit_params(bank)
     x = jnp.ones((E, 2, D), jnp.bfloat16)
-    assert bank.apply(params, Buffers(x)).tokens.dtype == jnp.bfloat16
-    assert bank.apply(params, Ragged(x.reshape(-1, D), jnp.array([2, 2, 2]))).tokens.dtype == jnp.bfloat16
+    for layout in (Buffers(x), Ragged(x.reshape(-1, D), jnp.array([2, 2, 2]))):
+        assert jax.eval_shape(bank.apply, params, layout).tokens.dtype == jnp.bfloat16
 
 
 def test_bad_fields():

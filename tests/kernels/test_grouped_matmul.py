@@ -17,7 +17,7 @@ PATTERNS = {
     "one has all": (41, [0, 41, 0, 0]),
     "rows left over": (41, [5, 0, 17, 2]),
     "all empty": (41, [0, 0, 0, 0]),
-    "long groups": (700, [300, 17, 64, 305]),
+    "long groups": (1200, [600, 17, 64, 305]),
     "one long group": (1200, [0, 1100, 0, 0]),
 }
 
