@@ -6,7 +6,6 @@
 An interrupted demo goes on where it stopped when the same command is given again.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ from absl import app, flags, logging
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "vit" / "patchwork.py"
 MODELS = ("dense", "vmoe", "expert_choice", "soft")
-START = 14.0  # seconds that a run needs beside its steps, and the report in all, on two cores
+START = 20.0  # seconds that a run needs beside its steps, and the report in all, on two cores
 REPORT = 75.0
 SLACK = 1.2  # data loading, evaluations and checkpoints, as a factor on the steps' time
 
@@ -42,15 +41,6 @@ def config_argument(model: str, seed: int, steps: int | None, smoke: bool) -> st
     return ",".join(parts)
 
 
-def read_config(argument: str) -> dict[str, Any]:
-    """The config that `argument` names, as plain dicts."""
-    spec = importlib.util.spec_from_file_location("patchwork_config", CONFIG)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config(argument).to_dict()
-
-
 def plan(workdir: Path, minutes: float, seeds: int, smoke: bool) -> dict[str, Any]:
     """Steps of every run, from the measured time of a step; kept in plan.json, so that a resumed demo keeps to it."""
     path = workdir / "plan.json"
@@ -61,7 +51,7 @@ def plan(workdir: Path, minutes: float, seeds: int, smoke: bool) -> dict[str, An
                 f"error: {workdir} holds {'a smoke' if found['smoke'] else 'another'} demo; give another --workdir."
             )
         return found | {"seeds": seeds}
-    from step_times import measure  # imports jax, after the cache of compiled programs is set
+    from step_times import measure, read_config  # imports jax, after the cache of compiled programs is set
 
     from moejax.train.memory import keep_freed_memory
 
@@ -69,7 +59,7 @@ def plan(workdir: Path, minutes: float, seeds: int, smoke: bool) -> dict[str, An
 
     begin = time.monotonic()
     print("measuring the time of a training step (compiles every model once) ...", flush=True)
-    configs = {model: read_config(config_argument(model, 0, None, smoke)) for model in MODELS}
+    configs = {model: read_config(CONFIG, config_argument(model, 0, None, smoke)) for model in MODELS}
     timed = measure(configs, rounds=1 if smoke else 7)
     names = {model: configs[model]["name"] for model in MODELS}
     wanted = int(configs["dense"]["train"]["steps"])

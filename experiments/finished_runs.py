@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,15 @@ import numpy as np
 from moejax.core.spec import build_method
 from moejax.data import opening
 from moejax.data.dataset import Dataset
+from moejax.evals.baseline import PATCHWORK, logistic_regression
 from moejax.evals.evaluation import environment, evaluate
 from moejax.evals.few_shot import FewShot
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import map_sheet
-from moejax.train.checkpoints import load_run
+from moejax.evals.runs import Run, read_run
+from moejax.train.checkpoints import CheckpointError, load_run
+
+PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,33 @@ class FinishedRun:
         found = self.workdir / "evaluation.json"
         rows = self.workdir / "metrics.jsonl"
         return found.exists() and (not rows.exists() or found.stat().st_mtime >= rows.stat().st_mtime)
+
+
+def evaluated(run: Run) -> tuple[Run, FinishedRun | None]:
+    """The run with its evaluation, made now if it is missing; and the loaded model, None without a checkpoint."""
+    if run.folder is None:
+        return run, None
+    try:
+        loaded = FinishedRun.load(run.folder)
+    except CheckpointError as error:
+        print(f"  {run.folder}: not evaluated, {error}", file=sys.stderr)
+        return run, None
+    if not loaded.is_evaluated():
+        print(f"  evaluating {run.folder}", flush=True)
+        loaded.evaluate()
+    return read_run(run.folder), loaded
+
+
+def baseline_accuracy(dataset: Dataset, folder: Path) -> dict[str, float]:
+    """Logistic regression on pooled pixels: recorded for the whole of patchwork, else fitted once per folder."""
+    sizes = dataset.info.split_sizes
+    if dataset.info.name == "patchwork" and sizes["test"] == PATCHWORK_TEST:
+        return dict(PATCHWORK)
+    path = folder / "baseline.json"
+    if not path.exists():
+        print("  fitting logistic regression", flush=True)
+        path.write_text(json.dumps(logistic_regression(dataset, max_train=20_000)))
+    return json.loads(path.read_text())
 
 
 def _tested_with(path: Path) -> str:

@@ -17,22 +17,18 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from finished_runs import FinishedRun
+from finished_runs import FinishedRun, baseline_accuracy, evaluated
 
 from moejax.core.errors import SpecError
-from moejax.data.dataset import Dataset
-from moejax.evals.baseline import PATCHWORK, logistic_regression
 from moejax.evals.evaluation import environment
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import choose, samples
 from moejax.evals.report import write_report
 from moejax.evals.report_contents import Report
 from moejax.evals.report_results import text_table
-from moejax.evals.runs import Run, find_runs, read_records, read_run, write_records
-from moejax.train.checkpoints import CheckpointError
+from moejax.evals.runs import Run, find_runs, read_records, write_records
 from moejax.train.memory import keep_freed_memory
 
-PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder above the runs.")
@@ -42,23 +38,13 @@ _RECORDS = flags.DEFINE_string("records", None, "Recorded results to draw beside
 _COLLECT = flags.DEFINE_string("collect", None, "Write the results of the runs to this JSON file and stop.")
 
 
-def evaluated(run: Run) -> tuple[Run, FinishedRun | None]:
-    """The run with its evaluation, made now if it is missing; and the loaded model, None without a checkpoint."""
-    try:
-        loaded = FinishedRun.load(run.folder)
-    except CheckpointError as error:
-        print(f"  {run.folder}: not evaluated, {error}", file=sys.stderr)
-        return run, None
-    if not loaded.is_evaluated():
-        print(f"  evaluating {run.folder}", flush=True)
-        loaded.evaluate()
-    return read_run(run.folder), loaded
-
-
 def collect(runs: Sequence[Run], target: str) -> None:
     """Writes one record per run, dated by the run's last row."""
     records = []
     for run in runs:
+        if not run.finished:
+            print(f"  {run.folder}: left out, stopped at step {run.record.steps} without a test", file=sys.stderr)
+            continue
         run, _ = evaluated(run)
         day = datetime.date.fromtimestamp((run.folder / "metrics.jsonl").stat().st_mtime).isoformat()
         records.append(dataclasses.replace(run.record, date=day))
@@ -85,11 +71,16 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report
         records=_records(records, runs),
         milliseconds=_read(folder / "timing.json").get("milliseconds", {}),
         sheets=sheets,
+        notes=_notes(runs),
         environment=_environment(folder),
         **_of_dataset(dataset, folder),
     )
     print("  drawing figures", flush=True)
     return write_report(report, output), report
+
+
+def _notes(runs: Sequence[Run]) -> list[str]:
+    return [f"{run.folder} is not finished (step {run.record.steps})." for run in runs if not run.finished]
 
 
 def _sheet(loaded: FinishedRun, rows: Any) -> list[MapSheet]:
@@ -108,18 +99,6 @@ def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:
         "class_domains": info.class_domains,
         "baseline": baseline_accuracy(dataset, folder),
     }
-
-
-def baseline_accuracy(dataset: Dataset, folder: Path) -> dict[str, float]:
-    """Logistic regression on pooled pixels: recorded for the whole of patchwork, else fitted once per folder."""
-    sizes = dataset.info.split_sizes
-    if dataset.info.name == "patchwork" and sizes["test"] == PATCHWORK_TEST:
-        return dict(PATCHWORK)
-    path = folder / "baseline.json"
-    if not path.exists():
-        print("  fitting logistic regression", flush=True)
-        path.write_text(json.dumps(logistic_regression(dataset, max_train=20_000)))
-    return json.loads(path.read_text())
 
 
 def _records(path: str | None, runs: Sequence[Run]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Times training steps of several configs in turn, so that whatever else the machine does disturbs all of them alike."""
 
 import dataclasses
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -42,6 +43,15 @@ def measure(configs: Mapping[str, Mapping[str, Any]], *, rounds: int = 7, steps:
             seconds[name].append((time.perf_counter() - begin) / steps)
     medians = {name: 1000 * statistics.median(values) for name, values in seconds.items()}
     return Timed(medians, HOW.format(rounds=rounds, steps=steps, batch=batch_size))
+
+
+def read_config(path: Path, argument: str) -> dict[str, Any]:
+    """The config that the file makes of `argument`, as plain dicts."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument).to_dict()
 
 
 def _runner(config: Mapping[str, Any]) -> Callable[[int], None]:

@@ -98,7 +98,7 @@ def verdict(
     gap = f"{100 * closest.value:.1f} ± {100 * closest.standard_error:.1f} points"
     if not beaten:
         text = f"No model is distinguishable from the best: {name[0]} leads {name[1]} by {gap} of {what}"
-        text += " (difference ± standard error), which chance explains."
+        text += " (difference ± standard error), which is within chance."
     elif len(beaten) == len(found):
         text = f"{name[0]} wins with {_points(means[order[0]])} {what}, {gap} above {name[1]} (difference ± standard error)."
     else:

@@ -115,6 +115,8 @@ def accuracy_against_cost(
         panel.set_xlim(min(low, 0.0) if low < 0.35 * high else low - 0.1 * abs(low), high + 0.1 * abs(high))
         if not panel.lines and not panel.collections:
             panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color=style.MUTED)
+            panel.set_xticks([])
+            continue
         if baseline is not None:
             draw_baseline(panel, baseline)
     panels[0].set_ylabel("test accuracy (%)")
@@ -196,4 +198,4 @@ def _draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
     colour = style.model_colour(model)
     if len(curves) > 1:
         panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
-    return panel.plot(steps, mean, color=colour)[0]
+    return panel.plot(steps, mean, color=colour, marker="o" if len(steps) < 4 else None, markersize=5)[0]

@@ -18,6 +18,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
+from moejax.evals.page import DPI
+
 INK = "#1f2933"
 MUTED = "#6b7785"
 GRID = "#e6e9ed"
@@ -109,7 +111,7 @@ def figure(width: int | float, height: int | float) -> Iterator[Figure]:
         yield canvas
 
 
-def save(canvas: Figure, path: Path, *, dpi: int = 160) -> Path:
+def save(canvas: Figure, path: Path, *, dpi: int = DPI) -> Path:
     """Writes a PNG, whole or not at all."""
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", dpi=dpi)

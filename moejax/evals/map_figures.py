@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -45,13 +46,14 @@ def draw_map_sheet(canvas: Figure, sheet: MapSheet) -> None:
     panels = canvas.subplots(len(sheet.layers) + 1, len(sheet.images), squeeze=False)
     for column, image in enumerate(sheet.images):
         _show(panels[0][column], upscale(image, 8))
-        panels[0][column].set_title(_short(sheet.titles[column]), fontsize=9, fontweight="normal", loc="center", pad=4)
+        panels[0][column].set_title(_short(sheet.titles[column]), fontsize=10, fontweight="normal", loc="center", pad=4)
     experts = max(maps.num_experts for maps in sheet.layers.values())
     colours = style.expert_colours(experts)
     dropped = False
     for row, (block, maps) in zip(panels[1:], sheet.layers.items(), strict=True):
         full = float(np.quantile(maps.weight, 0.95)) or 1.0
         for column, panel in enumerate(row):
+            _number(panel, maps.expert[column], sheet.images[column].shape[0] * 8)
             _show(
                 panel,
                 overlay(sheet.images[column], maps.expert[column], maps.weight[column], colours, full_weight=full),
@@ -76,28 +78,33 @@ def draw_map_sheet(canvas: Figure, sheet: MapSheet) -> None:
 
 
 def draw_slots(canvas: Figure, sheet: MapSheet) -> None:
-    """Dispatch weights of a few slots of the last layer: a row per slot; bright patches fill the slot."""
+    """Dispatch weights of a few slots of the last layer: a row per slot, relative to an even share of all patches."""
     if sheet.slots is None:
         raise SpecError(f"{sheet.model} has no slots to draw.")
     count = sheet.slots.shape[1]
     panels = canvas.subplots(count + 1, len(sheet.images), squeeze=False)
     for column, image in enumerate(sheet.images):
         _show(panels[0][column], upscale(image, 8))
-        panels[0][column].set_title(_short(sheet.titles[column]), fontsize=9, fontweight="normal", loc="center", pad=4)
+        panels[0][column].set_title(_short(sheet.titles[column]), fontsize=10, fontweight="normal", loc="center", pad=4)
+    patches = sheet.slots.shape[-1] * sheet.slots.shape[-2]
+    doublings = np.log2(np.maximum(sheet.slots * patches, 1e-6))  # 0: the patch has an even share of the slot
+    limit = float(np.clip(np.quantile(np.abs(doublings), 0.98), 0.5, 4.0))
     drawn = None
     for index in range(count):
-        top = float(sheet.slots[:, index].max())
         for column in range(len(sheet.images)):
             panel = panels[index + 1][column]
             drawn = panel.imshow(
-                sheet.slots[column, index] / top, cmap="magma", vmin=0, vmax=1, interpolation="nearest"
+                doublings[column, index], cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest"
             )
             _bare(panel)
         panels[index + 1][0].set_ylabel(sheet.slot_names[index], fontsize=9)
     panels[0][0].set_ylabel("picture", fontsize=10)
     if drawn is not None:
         bar = canvas.colorbar(drawn, ax=panels[1:, :], aspect=28, pad=0.01, fraction=0.02)
-        bar.set_label("dispatch weight / largest of the slot", fontsize=9)
+        bar.set_label("weight, times an even share", fontsize=9)
+        whole = 1 if limit < 2 else 2
+        ticks = np.arange(-int(limit / (whole / 2)) * whole / 2, limit + 1e-6, whole / 2)
+        bar.set_ticks(list(ticks), labels=[f"{2.0**tick:.2g}" for tick in ticks])
         bar.outline.set_visible(False)
 
 
@@ -121,6 +128,21 @@ def _show(panel: Axes, image: np.ndarray) -> None:
     _bare(panel)
 
 
+def _number(panel: Axes, expert: np.ndarray, size: int) -> None:
+    """The expert's number in the corner of every patch, where patches are large enough: colour is not the only sign."""
+    rows = expert.shape[0]
+    if rows > 6:
+        return
+    edge = size / rows
+    outline = [patheffects.withStroke(linewidth=1.4, foreground="#00000099")]
+    for (y, x), value in np.ndenumerate(expert):
+        if value >= 0:
+            panel.text(
+                (x + 0.1) * edge, (y + 0.1) * edge, str(value), fontsize=6, color="white", va="top", ha="left",
+                path_effects=outline,
+            )  # fmt: skip
+
+
 def _bare(panel: Axes) -> None:
     panel.set_xticks([])
     panel.set_yticks([])
@@ -128,5 +150,5 @@ def _bare(panel: Axes) -> None:
     panel.spines[:].set_visible(False)
 
 
-def _short(name: str, limit: int = 13) -> str:
+def _short(name: str, limit: int = 12) -> str:
     return name if len(name) <= limit else name[: limit - 1].rstrip(" _-&") + "…"

@@ -22,7 +22,7 @@ p { max-width: 46rem; margin: 0 0 14px; }
 .muted, figcaption, .small { color: var(--muted); font-size: 0.92rem; }
 nav { margin: 22px 0 0; font-size: 0.95rem; display: flex; flex-wrap: wrap; gap: 6px 20px; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(205px, 1fr)); gap: 16px; margin: 34px 0 10px; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 16px; margin: 34px 0 10px; }
 .card { background: var(--soft); border-radius: 10px; padding: 18px 20px 16px; border-top: 4px solid var(--colour); }
 .card .name { font-weight: 600; } .card .value { font-size: 2.2rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; }
 .card .value small { font-size: 1rem; font-weight: 400; color: var(--muted); letter-spacing: 0; }
@@ -43,6 +43,8 @@ pre { background: var(--soft); padding: 14px 16px; border-radius: 8px; overflow-
 @media (max-width: 640px) { main { padding: 32px 18px 56px; } body { font-size: 16px; } h2 { margin-top: 52px; } }
 @media print { nav { display: none; } h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
+
+DPI = 160  # of the figures
 
 ICON = (
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 4 4'><rect width='4' height='4' fill='%230072b2'/>"
@@ -82,9 +84,11 @@ def navigation(entries: Sequence[tuple[str, str]]) -> str:
 
 def picture(path: Path, caption: str, *, alt: str, least: int = 0) -> str:
     """A PNG embedded in the page. least: width in pixels below which it scrolls sideways instead of shrinking."""
-    data = base64.b64encode(path.read_bytes()).decode()
+    png = path.read_bytes()
+    data = base64.b64encode(png).decode()
+    natural = round(int.from_bytes(png[16:20], "big") * 96 / DPI)  # the PNG header's width; enlarged text would shout
     return (
-        f'<figure style="--least:{least}px"><div class="scroll"><img alt="{escape(alt)}" '
+        f'<figure style="--least:{least}px; max-width:{natural}px"><div class="scroll"><img alt="{escape(alt)}" '
         f'src="data:image/png;base64,{data}"></div><figcaption>{escape(caption)}</figcaption></figure>'
     )
 

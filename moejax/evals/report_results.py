@@ -83,12 +83,12 @@ def what_was_run(report: Report, folder: Path) -> Section:
                     str(record.seed),
                     f"{record.steps:,}",
                     f"{record.seconds / 60:.1f}",
-                    record.config,
+                    record.config or str(run.folder or ""),
                 ],
                 colour=style.model_colour(record.model),
             )
         )
-    blocks = [page.section("run", title), page.table(["", "seed", "steps", "minutes", "config"], rows)]
+    blocks = [page.section("run", title), page.table(["", "seed", "steps", "minutes", "config or folder"], rows)]
     blocks.append(page.facts(report.environment))
     for model, run in report.first_runs.items():
         blocks.append(page.folded(f"Configuration of {style.model_label(model)}", json.dumps(run.config, indent=1)))

@@ -52,7 +52,7 @@ def maps(report: Report, folder: Path) -> Section | None:
         "residual path alone."
     )
     blocks = [page.section("maps", title, text)]
-    for sheet in report.sheets:
+    for sheet in sorted(report.sheets, key=lambda sheet: style.model_order(sheet.model)):
         label = style.model_label(sheet.model)
         with style.figure(*map_figures.map_sheet_size(sheet)) as canvas:
             map_figures.draw_map_sheet(canvas, sheet)
@@ -66,7 +66,7 @@ def maps(report: Report, folder: Path) -> Section | None:
             with style.figure(size[0] + 0.6, 1.12 * (sheet.slots.shape[1] + 1) + 0.3) as canvas:
                 map_figures.draw_slots(canvas, sheet)
                 path = style.save(canvas, folder / f"slots_{sheet.model}.png")
-            caption = "What a few slots are made of: the dispatch weight of every patch. A slot is a weighted mean of all patches."
+            caption = "What a few slots are made of. A slot is a weighted mean of all patches; orange patches count more than an even share, purple ones less."
             blocks.append(page.picture(path, caption, alt=f"slots of {label}", least=820))
     return "maps", title, blocks
 
@@ -107,7 +107,7 @@ def routing(report: Report, folder: Path) -> Section | None:
         page.section("routing", title, "How the work is shared among experts, and whether the routers stay healthy.")
     ]
     if size := routing_figures.load_grid(runs):
-        with style.figure(5.2 * size[1] + 0.6, 2.55 * size[0] + 0.9) as canvas:
+        with style.figure(max(5.2 * size[1] + 0.6, 8.0), 2.55 * size[0] + 0.9) as canvas:
             routing_figures.load_over_training(canvas, runs)
             path = style.save(canvas, folder / "load_over_training.png")
         caption = "Share of the assignments that each expert receives. Even bands mean balance; a band that vanishes is a dead expert."

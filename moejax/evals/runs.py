@@ -53,7 +53,13 @@ class Run:
 
     @property
     def model(self) -> str:
+        """The name that runs of one model share."""
         return self.record.model
+
+    @property
+    def finished(self) -> bool:
+        """True when training wrote its final row, the one with test results."""
+        return any(key.startswith("test/") for row in self.rows[-1:] for key in row)
 
 
 def find_runs(folder: str | Path) -> list[Run]:

@@ -13,6 +13,7 @@ def test_runs_are_found_and_read(runs_folder):
     assert [(r.model, r.record.seed) for r in runs[:3]] == [("dense", 0), ("dense", 1), ("expert_choice", 0)]
     record = runs[0].record
     assert record.steps == 200
+    assert runs[0].finished
     assert record.dataset == "patchwork"
     assert record.num_test == 3013
     assert record.test_accuracy["all"] == pytest.approx(0.77)
