@@ -152,8 +152,10 @@ class VisionTransformer:
         params: dict[str, Any] = {"embedding": self._init_embedding(named(key, "embedding")), "blocks": {}}
         state: dict[str, Any] = {"blocks": {}}
         for segment in segments(self.blocks):
-            made = [segment.spec.init(named(key, f"block_{i:02d}"), self.dim) for i in segment.layers]
-            tree = made[0] if segment.length == 1 else stack(made)
+            keys = [named(key, f"block_{i:02d}") for i in segment.layers]
+            init = functools.partial(segment.spec.init, dim=self.dim)
+            # The values of layer by layer calls, but one program for all.
+            tree = init(keys[0]) if segment.length == 1 else jax.vmap(init)(jnp.stack(keys))
             params["blocks"][segment.name], state["blocks"][segment.name] = tree
         return params | self._init_head(named(key, "head")), state
 

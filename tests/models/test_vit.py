@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
+from moejax.core.rng import named
 from moejax.core.segments import unstack
 from moejax.core.spec import build_method
 from moejax.core.tree import flatten
@@ -32,10 +33,21 @@ def images(batch: int = 2) -> jax.Array:
 
 @functools.cache
 def ready(model: VisionTransformer):
-    """Parameters and state, the head moved off zero so that logits show everything before it."""
-    params, state = jax.jit(model.init)(jax.random.key(0))
-    head = params["head"]
-    return params | {"head": head.replace(kernel=jax.random.normal(jax.random.key(9), head.kernel.shape))}, state
+    """Parameters and state without zeros, so that every leaf shows (and without compiling `init`)."""
+    rng = np.random.default_rng(0)
+    params, state = jax.eval_shape(model.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape) * 0.4, leaf.dtype), params)
+    return params, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
+
+
+def test_init_gives_each_layer_of_a_segment_its_own_draw() -> None:
+    model = vit(dim=4)
+    params, _ = jax.jit(model.init)(jax.random.key(0))
+    up = params["blocks"]["00-02"]["feed_forward"]["up"].kernel
+    assert up.shape == (3, 4, 12) and not np.allclose(up[0], up[1])
+    # Layer 1 as its spec alone makes it from its own stream.
+    alone, _ = jax.jit(lambda key: model.blocks[1].init(named(key, "block_01"), 4))(jax.random.key(0))
+    np.testing.assert_allclose(up[1], alone["feed_forward"]["up"].kernel, rtol=1e-6)
 
 
 def run(model: VisionTransformer, key=None, **kwargs):
