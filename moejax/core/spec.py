@@ -37,9 +37,7 @@ def methods(room: str) -> dict[str, type]:
 def examples(room: str) -> list[tuple[str, Any]]:
     """(name, spec) of every `EXAMPLES` entry of a room; conformance tests run over it."""
     return [
-        (name, spec)
-        for name in methods(room)
-        for spec in importlib.import_module(f"moejax.{room}.{name}").EXAMPLES
+        (name, spec) for name in methods(room) for spec in importlib.import_module(f"moejax.{room}.{name}").EXAMPLES
     ]
 
 

@@ -138,7 +138,9 @@ class TwoStageStem:
         """{'conv_0': [p, p, channels, width], 'norm_0', 'conv_1': [3, 3, width, D], and their biases}."""
         size = self.patch_size
         first = _init_convolution(key, "conv_0", (size, size, self.channels, self.width))
-        return first | {"norm_0": _NORM.init(self.width)} | _init_convolution(key, "conv_1", (3, 3, self.width, self.dim))
+        return (
+            first | {"norm_0": _NORM.init(self.width)} | _init_convolution(key, "conv_1", (3, 3, self.width, self.dim))
+        )
 
     def apply(
         self, params: dict[str, Any], images: Float[Array, "B height width channels"]
