@@ -45,7 +45,7 @@ def test_strategies_agree_through_the_router(name):
     router = ROUTERS[name]
     by_index = router.plan_type in (TokenChoice, ExpertChoice)  # then `reference` cannot run compiled
     names = [s for s in strategies_for(router.plan_type) if not (by_index and s == "reference")]
-    params, state = MoE(router=router, experts=BANK).init(jax.random.key(0), D)
+    params, state = jax.jit(MoE(router=router, experts=BANK).init, static_argnums=1)(jax.random.key(0), D)
     results = [
         jax.jit(
             functools.partial(gradients, MoE(router=router, experts=BANK, dispatch=dispatch)),
@@ -57,6 +57,7 @@ def test_strategies_agree_through_the_router(name):
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), result, results[0])
 
 
+@pytest.mark.slow
 def test_reference_runs_inside_the_layer():
     router = build_method("routing", {"name": "top_k", "num_experts": 3, "num_selected_experts": 2})
     params, state = MoE(router=router, experts=BANK).init(jax.random.key(0), D)
@@ -75,8 +76,8 @@ def test_metrics_and_shapes():
             "experts": {"name": "swiglu", "expert_dim": 4},
         },
     )
-    params, state = spec.init(jax.random.key(0), D)
-    out = spec.apply(params, state, inputs())
+    params, state = jax.eval_shape(lambda: spec.init(jax.random.key(0), D))
+    out = jax.eval_shape(spec.apply, params, state, inputs())
     assert out.tokens.shape == (B, T, D)
     assert {"load", "dropped", "unserved", "padding", "capacity", "dead_experts", "served_load"} <= set(out.metrics)
     assert isinstance(out.plan, TokenChoice)
@@ -86,11 +87,13 @@ def test_metrics_and_shapes():
 def test_one_expert_of_weight_one_is_the_dense_layer():
     router = build_method("routing", {"name": "uniform", "num_experts": 1})
     spec = MoE(router=router, experts=BANK, dispatch="ragged")
-    params, state = spec.init(jax.random.key(0), D)
+    params, state = jax.jit(spec.init, static_argnums=1)(jax.random.key(0), D)
     dense = FeedForward(experts=BANK)
     dense_params = jax.tree.map(lambda leaf: leaf[0], params["experts"])
     x = inputs()
-    np.testing.assert_allclose(spec.apply(params, state, x).tokens, dense.apply(dense_params, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        jax.jit(spec.apply)(params, state, x).tokens, jax.jit(dense.apply)(dense_params, x), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_shared_experts_are_added():
@@ -98,29 +101,27 @@ def test_shared_experts_are_added():
     plain = MoE(router=router, experts=BANK)
     shared = SwigluExperts(expert_dim=3)
     both = MoE(router=router, experts=BANK, shared=shared)
-    params, state = both.init(jax.random.key(0), D)
-    alone, _ = plain.init(jax.random.key(0), D)
+    params, state = jax.jit(both.init, static_argnums=1)(jax.random.key(0), D)
+    alone, _ = jax.jit(plain.init, static_argnums=1)(jax.random.key(0), D)
     jax.tree.map(np.testing.assert_array_equal, {k: params[k] for k in ("router", "experts")}, alone)
     x = inputs()
-    added = both.apply(params, state, x).tokens - plain.apply(alone, state, x).tokens
-    np.testing.assert_allclose(added, FeedForward(experts=shared).apply(params["shared"], x), rtol=1e-4, atol=1e-5)
+    added = jax.jit(both.apply)(params, state, x).tokens - jax.jit(plain.apply)(alone, state, x).tokens
+    beside = jax.jit(FeedForward(experts=shared).apply)(params["shared"], x)
+    np.testing.assert_allclose(added, beside, rtol=1e-4, atol=1e-5)
 
 
 def test_group_size():
     router = build_method("routing", {"name": "uniform", "num_experts": 2})
-    plan = [
-        MoE(router=router, experts=BANK, group_size=size).apply(*_init(router, size), inputs()).plan
-        for size in (None, 3, 12)
-    ]
-    assert [p.expert.shape[:2] for p in plan] == [(2, 6), (4, 3), (1, 12)]
+
+    def expert(size):
+        spec = MoE(router=router, experts=BANK, group_size=size)
+        return jax.eval_shape(lambda: spec.apply(*spec.init(jax.random.key(0), D), inputs()).plan.expert)
+
+    assert [expert(size).shape[:2] for size in (None, 3, 12)] == [(2, 6), (4, 3), (1, 12)]
     with pytest.raises(SpecError, match="group_size=5 does not divide the 12 tokens"):
-        MoE(router=router, experts=BANK, group_size=5).apply(*_init(router, 5), inputs())
+        expert(5)
     with pytest.raises(SpecError, match="group_size=0 must be at least 1"):
         MoE(router=router, experts=BANK, group_size=0)
-
-
-def _init(router, size):
-    return MoE(router=router, experts=BANK, group_size=size).init(jax.random.key(0), D)
 
 
 def test_strategy_is_checked_when_the_spec_is_made():
