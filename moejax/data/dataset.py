@@ -126,21 +126,19 @@ class Dataset:
         return RecordIterator(split, self.pipeline, self.info, seed=seed, share=share)
 
     def eval_batches(self, split: str, *, num_processes: int = 1, process: int = 0) -> Iterator[dict[str, np.ndarray]]:
-        """Every picture of `split` once, in order: 'image', 'label', and 'mask' [B], False where the last is padded.
+        """Every picture of `split` once: 'image', 'label', and 'mask' [B], False where the last batch is filled up.
 
-        All processes give equally many batches of `eval_batch_size / num_processes` pictures.
+        The order is shuffled, always the same way: splits often lie sorted by class, and routers that share slots
+        within a group would meet other mixtures of pictures than in training. The last batch is filled up with pictures
+        of the split for the same reason. All processes give equally many batches of `eval_batch_size / num_processes`.
         """
         data = self.split(split)
         size = self.pipeline.eval_share(num_processes)
+        order = np.random.default_rng(0).permutation(len(data))
         for start in range(0, len(data), size * num_processes):
-            index = np.arange(start + process * size, start + (process + 1) * size)
-            mask = index < len(data)
-            images, labels = self._read(data, index[mask])
-            yield {
-                "image": self.normalise(_pad(images, size)),
-                "label": _pad(labels, size),
-                "mask": mask,
-            }
+            position = np.arange(start + process * size, start + (process + 1) * size)
+            images, labels = self._read(data, order[position % len(data)])
+            yield {"image": self.normalise(images), "label": labels, "mask": position < len(data)}
 
     def examples(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """(pictures uint8 [n h w c], labels int32 [n]) of a whole split; meant for small sets."""
@@ -209,8 +207,3 @@ def _image_shape(
     if pipeline.image_size is None:
         raise SpecError("Pictures on disk may differ in size: set data.image_size, for example to 224.")
     return pipeline.image_size, pipeline.image_size, pipeline.channels
-
-
-def _pad(rows: np.ndarray, size: int) -> np.ndarray:
-    padding = np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)
-    return np.concatenate([rows, padding]) if len(padding) else rows
