@@ -28,7 +28,11 @@ def test_a_segment_runs_its_layers_in_order(unroll: bool) -> None:
     (segment,) = segments(["layer"] * 3)
     weights = {"w": jnp.asarray([2.0, 3.0, 5.0])}
     carry, outs = apply_segment(
-        lambda p, c, i: (c * p["w"] + i, c), segment, weights, jnp.asarray(1.0), [jnp.asarray(float(i)) for i in range(3)],
+        lambda p, c, i: (c * p["w"] + i, c),
+        segment,
+        weights,
+        jnp.asarray(1.0),
+        [jnp.asarray(float(i)) for i in range(3)],
         unroll=unroll,
     )
     # ((1*2 + 0)*3 + 1)*5 + 2 = 37; what each layer saw: 1, 2, 7

@@ -47,8 +47,14 @@ def test_nested_configs_become_nested_specs() -> None:
         ({"dim": 4, "kind": "c"}, ["config.kind='c'", "a, b"]),
         ({"dim": 4, "layers": [1, 2.5]}, ["config.layers[1]=2.5"]),
         ({"dim": 4, "inner": {"rnk": 1}}, ["config.inner.rnk", "did you mean 'rank'"]),
-        ({"dim": 4, "router": {"name": "topk", "num_experts": 4}}, ["config.router.name='topk'", "did you mean 'top_k'"]),
-        ({"dim": 4, "router": {"name": "top_k", "n_experts": 4}}, ["config.router.n_experts", "did you mean 'num_experts'"]),
+        (
+            {"dim": 4, "router": {"name": "topk", "num_experts": 4}},
+            ["config.router.name='topk'", "did you mean 'top_k'"],
+        ),
+        (
+            {"dim": 4, "router": {"name": "top_k", "n_experts": 4}},
+            ["config.router.n_experts", "did you mean 'num_experts'"],
+        ),
     ],
 )
 def test_bad_configs_name_the_value_and_the_way_out(config: dict, words: list[str]) -> None:

@@ -27,7 +27,9 @@ class Affine:
 
     def __post_init__(self) -> None:
         if min(self.rotate, self.scale, self.shear, self.translate) < 0 or max(self.scale, self.translate) >= 1:
-            raise SpecError(f"{self}: no field may be negative; scale and translate (fractions of 1) must stay below 1.")
+            raise SpecError(
+                f"{self}: no field may be negative; scale and translate (fractions of 1) must stay below 1."
+            )
 
     def apply(self, rng: np.random.Generator, images: np.ndarray) -> np.ndarray:
         """uint8 [B h w c] -> the same shape."""
