@@ -55,7 +55,9 @@ def collect(runs: Sequence[Run], target: str) -> None:
 def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report]:
     """Evaluates what is not evaluated, draws everything, and returns the page's path and what it was made of."""
     found = find_runs(folder)
-    runs, sheets, dataset, rows = [], [], None, None
+    runs: list[Run] = []
+    sheets: list[Any] = []
+    dataset, rows = None, None
     for run in found:
         run, loaded = evaluated(run)
         runs.append(run)
@@ -127,7 +129,7 @@ def _read(path: Path) -> dict[str, Any]:
 def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
-    folder = Path(_WORKDIR.value)
+    folder = Path(str(_WORKDIR.value))
     try:
         if _COLLECT.value:
             collect(find_runs(folder), _COLLECT.value)

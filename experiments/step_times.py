@@ -12,8 +12,9 @@ import jax
 
 from moejax.core.spec import build_method, build_spec
 from moejax.data import opening
-from moejax.train.loop import Train, _Loop
 from moejax.train.optimizers import Optimizer
+from moejax.train.program import Program
+from moejax.train.spec import Train
 
 HOW = "median over {rounds} rounds of {steps} training steps each, models in turn, on one batch of {batch} pictures"
 
@@ -63,16 +64,16 @@ def _runner(config: Mapping[str, Any]) -> Callable[[int], None]:
     spec = build_spec(Train, config["train"], path="config.train")
     optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
     dataset = opening.build(config["data"], path="config.data")
-    loop = _Loop(task, dataset, optimizer, spec, Path(), dict(config), config["seed"], None)
-    with jax.set_mesh(loop.mesh):
-        batch = jax.device_put(next(loop.iterator), loop.batch_sharding)
-        state = jax.jit(loop.create, out_shardings=loop.shardings)()
+    program = Program(task, optimizer, spec, seed=config["seed"])
+    with jax.set_mesh(program.mesh):
+        batch = program.place(next(dataset.train_iterator(seed=config["seed"])))
+        state = program.init()
 
     def run(count: int) -> None:
         nonlocal state
-        with jax.set_mesh(loop.mesh):
+        with jax.set_mesh(program.mesh):
             for _ in range(count):
-                state, _metrics = loop.step(state, batch)
+                state, _metrics = program.step(state, batch)
             jax.block_until_ready(state)
 
     return run

@@ -68,7 +68,7 @@ def main(_: list[str]) -> None:
     if _QUIET.value:
         config["train"]["progress"] = False
     try:
-        result = train(config, _WORKDIR.value)
+        result = train(config, str(_WORKDIR.value))
     except SpecError as error:
         sys.exit(_fail(error, 2))
     except (CheckpointError, NonFiniteError) as error:

@@ -13,6 +13,8 @@ up to the router, and all mixtures have the same number of expert parameters.
 Record: command, device, time, result, seeds and date of the recorded runs go here.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from moejax.core.arguments import parse
@@ -75,7 +77,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 def model(args: ConfigDict) -> ConfigDict:
     """The model that `args.model` names."""
-    fields = {
+    fields: dict[str, Any] = {
         "name": "vit",
         "image_size": 32,
         "patch_size": 8,

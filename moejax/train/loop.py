@@ -14,21 +14,20 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 from tqdm import tqdm
 
 from moejax.core.errors import SpecError, did_you_mean
-from moejax.sharding.rules import param_specs, shardings, specs_like
 from moejax.train.checkpoints import Checkpoints, read_run
 from moejax.train.evaluation import build_evaluator
 from moejax.train.initialise import initialise_from
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
+from moejax.train.program import Program
 from moejax.train.records import Records, Row, is_final, read_rows
 from moejax.train.signals import Signals
 from moejax.train.spec import Train, changes, check_splits
-from moejax.train.state import TrainState, create
-from moejax.train.step import build_step, first_failure
+from moejax.train.state import TrainState
+from moejax.train.step import first_failure
 from moejax.train.stored_leaves import fill
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ def run(
         Signals() as signals,
     ):
         loop = _Loop(task, data, optimizer, spec, workdir, dict(config), seed, checkpoints)
-        with jax.set_mesh(loop.mesh):
+        with jax.set_mesh(loop.program.mesh):
             return loop.run(signals)
 
 
@@ -85,23 +84,9 @@ class _Loop:
     ) -> None:  # fmt: skip
         self.task, self.data, self.spec, self.workdir, self.config = task, data, spec, workdir, config
         self.checkpoints, self.seed = checkpoints, seed
-        self.mesh = spec.mesh.build()
-        key = jax.random.key(seed)
-        abstract_params, _ = jax.eval_shape(task.init, key)
-        transformation = optimizer.build(abstract_params, spec.steps)
-        self.create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
-        self.template: TrainState = jax.eval_shape(self.create)
-        self.shardings = self._state_shardings()
-        self.batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
-        step = build_step(
-            task,
-            transformation,
-            rate=optimizer.rate(spec.steps),
-            accumulate_steps=spec.accumulate_steps,
-            ema_decay=spec.ema_decay,
-        )
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
-        self.evaluate = build_evaluator(task, data.info, self._place)
+        self.program = Program(task, optimizer, spec, seed=seed)
+        self.template = self.program.template
+        self.evaluate = build_evaluator(task, data.info, self.program.place)
         self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())
 
     def run(self, signals: Signals) -> Result:
@@ -133,34 +118,33 @@ class _Loop:
             print(f"resuming {self.workdir} from step {restored.step}")
             for line in changes(restored.meta["config"], self.config):
                 print(f"  the config has changed since: {line}")
-            return jax.device_put(fill(self.template, restored.leaves), self.shardings), progress
+            return jax.device_put(fill(self.template, restored.leaves), self.program.shardings), progress
         # Read before anything is compiled, so that a source that does not fit says so at once.
         source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
         if source is not None:
             initialise_from(self.template.params, self.template.state, source, reinitialise=self.spec.reinitialise)
-        # Drawing the parameters runs once: on CPU its compilation, not its speed, is what one waits for.
-        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-        options = quick if jax.default_backend() == "cpu" else None
-        state = jax.jit(self.create, out_shardings=self.shardings, compiler_options=options)()
+        state = self.program.init()
         if source is not None:
             params, model_state = initialise_from(
                 state.params, state.state, source, reinitialise=self.spec.reinitialise
             )
             copies = jax.tree.map(np.array, params) if state.ema is not None else None
-            state = jax.device_put(state.replace(params=params, state=model_state, ema=copies), self.shardings)
+            state = jax.device_put(
+                dataclasses.replace(state, params=params, state=model_state, ema=copies), self.program.shardings
+            )
         return state, {"step": 0, "data": self.iterator.get_state(), "elapsed": 0.0, "window": [], "score": None}
 
     def _train(self, state: TrainState, progress: dict[str, Any], signals: Signals) -> tuple[TrainState, int]:
         spec, step, window = self.spec, progress["step"], list(progress["window"])
         pending: list[tuple[int, dict[str, jax.Array]]] = []
         begin = time.monotonic() - progress["elapsed"]
-        batches = Prefetch(self.iterator, self._place)
+        batches = Prefetch(self.iterator, self.program.place)
         bar = tqdm(total=spec.steps, initial=step, unit="step", disable=not spec.progress, dynamic_ncols=True)
         since, steps_since, saved = time.monotonic(), 0, step
         try:
             while step < spec.steps and signals.received is None:
                 batch, position = next(batches)
-                state, metrics = self.step(state, batch)
+                state, metrics = self.program.step(state, batch)
                 step, steps_since = step + 1, steps_since + 1
                 pending.append((step, metrics))
                 bar.update(1)
@@ -255,25 +239,6 @@ class _Loop:
         kept = {name: value for name, value in progress.items() if name != "score"}
         score = progress["score"]
         self.checkpoints.save(progress["step"], tree, progress=kept, config=self.config, score=score, wait=wait)
-
-    def _state_shardings(self) -> TrainState:
-        template, rules = self.template, self.spec.rules
-        params = param_specs(template.params, rules)
-        whole = lambda tree: jax.tree.map(lambda _: PartitionSpec(), tree)  # noqa: E731
-        specs = TrainState(
-            step=PartitionSpec(),
-            params=params,
-            state=whole(template.state),
-            opt_state=specs_like(template.opt_state, template.params, params),
-            ema=None if template.ema is None else params,
-            key=PartitionSpec(),
-        )
-        return shardings(template, specs, self.mesh)
-
-    def _place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        if jax.process_count() > 1:
-            return {n: jax.make_array_from_process_local_data(self.batch_sharding, a) for n, a in batch.items()}
-        return jax.device_put(dict(batch), self.batch_sharding)
 
     def _eval_batches(self, split: str) -> Any:
         if jax.process_count() == 1:

@@ -1,0 +1,66 @@
+"""What a run computes: the state to begin with, the compiled step, and where their arrays lie. No data, no files."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from moejax.sharding.rules import param_specs, shardings, specs_like
+from moejax.train.optimizers import Optimizer
+from moejax.train.spec import Train
+from moejax.train.state import TrainState, create
+from moejax.train.step import build_step
+
+
+class Program:
+    """mesh: the devices. template: TrainState of shapes. shardings: how each of its leaves lies over the mesh.
+
+    step: `state, metrics = step(state, batch)`, compiled at its first call; it takes over the memory of `state`.
+    Raises SpecError for rules, meshes and options that do not fit the model. Source: ours.
+    """
+
+    def __init__(self, task: Any, optimizer: Optimizer, spec: Train, *, seed: int) -> None:
+        self.mesh = spec.mesh.build()
+        key = jax.random.key(seed)
+        abstract_params, _ = jax.eval_shape(task.init, key)
+        transformation = optimizer.build(abstract_params, spec.steps)
+        self._create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
+        self.template: TrainState = jax.eval_shape(self._create)
+        self.shardings = self._state_shardings(spec)
+        self._batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
+        step = build_step(
+            task,
+            transformation,
+            rate=optimizer.rate(spec.steps),
+            accumulate_steps=spec.accumulate_steps,
+            ema_decay=spec.ema_decay,
+        )
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+
+    def init(self) -> TrainState:
+        """A fresh state on the devices of the mesh."""
+        # Drawing the parameters runs once: on CPU its compilation, not its speed, is what one waits for.
+        quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        options = quick if jax.default_backend() == "cpu" else None
+        return jax.jit(self._create, out_shardings=self.shardings, compiler_options=options)()
+
+    def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+        """A host batch on the devices; with several processes each gives its own part."""
+        if jax.process_count() > 1:
+            return {n: jax.make_array_from_process_local_data(self._batch_sharding, a) for n, a in batch.items()}
+        return jax.device_put(dict(batch), self._batch_sharding)
+
+    def _state_shardings(self, spec: Train) -> TrainState:
+        template = self.template
+        params = param_specs(template.params, spec.rules)
+        specs = TrainState(
+            step=PartitionSpec(),
+            params=params,
+            state=jax.tree.map(lambda _: PartitionSpec(), template.state),
+            opt_state=specs_like(template.opt_state, template.params, params),
+            ema=None if template.ema is None else params,
+            key=PartitionSpec(),
+        )
+        return shardings(template, specs, self.mesh)
