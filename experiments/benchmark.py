@@ -91,6 +91,11 @@ def passes(apply: Callable[[Any, jax.Array], jax.Array], params: Any, x: jax.Arr
     }
 
 
+def output_tokens(layer: MoE, state: Any, params: Any, x: jax.Array) -> jax.Array:
+    """What the layer computes, in evaluation."""
+    return layer.apply(params, state, x).tokens
+
+
 def measure(num_experts: int, x: jax.Array, rounds: int) -> list[dict[str, Any]]:
     """One row per layer and pass: milliseconds, ratio to the dense MLP, and the bound of that ratio."""
     dense = FeedForward(experts=MlpExperts(expert_dim=_EXPERT_DIM.value * _SELECTED.value))
@@ -99,7 +104,7 @@ def measure(num_experts: int, x: jax.Array, rounds: int) -> list[dict[str, Any]]
     bounds = {"dense MLP": 1.0}
     for name, layer in layers(num_experts, x.shape[1]).items():
         params, state = layer.init(jax.random.key(0), x.shape[-1])
-        runs[name] = passes(lambda p, x, layer=layer, state=state: layer.apply(p, state, x).tokens, params, x)
+        runs[name] = passes(functools.partial(output_tokens, layer, state), params, x)
         bounds[name] = layer_flops(layer, params, state, x) / dense_flops
     rows = []
     for kind in ("forward", "forward+backward"):
@@ -133,7 +138,7 @@ def main(argv: list[str]) -> None:
             )
         results += rows
     if _OUTPUT.value:
-        setting = {"groups": groups, "tokens": tokens, "dim": dim, "rounds": rounds}
+        setting: dict[str, Any] = {"groups": groups, "tokens": tokens, "dim": dim, "rounds": rounds}
         setting |= {flag.name: flag.value for flag in (_EXPERT_DIM, _SELECTED, _CAPACITY_FACTOR, _DTYPE)}
         record = {"environment": environment(), "setting": setting, "results": results}
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(record, indent=1) + "\n")
