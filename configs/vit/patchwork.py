@@ -23,7 +23,7 @@ from moejax.core.errors import SpecError, did_you_mean
 MODELS = ("dense", "vmoe", "expert_choice", "soft")
 TOKENS = 16  # of one picture: 32x32 pixels, patch_size 8
 GROUP_SIZE = 1024  # tokens routed together by vmoe and expert_choice: 64 pictures
-QUICK_STEPS = 1500
+QUICK_STEPS = 2000
 LONG_STEPS = 8000
 
 
