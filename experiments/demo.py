@@ -127,7 +127,7 @@ def main(_: Sequence[str]) -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
     begin = time.monotonic()
     print(
-        "moejax demo: trains a dense ViT, V-MoE, expert choice and Soft MoE on patchwork (13,752 pictures of garments, "
+        "moejax demo: trains a dense ViT, V-MoE, expert choice and Soft MoE on patchwork (13,736 pictures of garments, "
         f"pictograms\nand digits, 29 classes), then writes a report. At most about {_MINUTES.value:g} minutes; results go "
         f"to {workdir}/.",
         flush=True,
