@@ -37,7 +37,7 @@ test: $(VENV)/.dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
-	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting and lint, as CI checks them
 	$(BIN)/ruff format --check $(SOURCES)

@@ -36,6 +36,7 @@ def test_it_opens_in_colab(path):
 def test_it_runs(path, tmp_path, monkeypatch):
     monkeypatch.setenv("MOEJAX_SMOKE", "1")
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # the kernel's own backend puts figures into the notebook
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(path.parents[1]), str(path.parents[1] / "kernels")]))
