@@ -24,7 +24,7 @@ CONFIG = HERE.parent / "configs" / "vit" / "patchwork.py"
 MODELS = ("dense", "vmoe", "expert_choice", "soft")
 START = 20.0  # seconds that a run needs beside its steps, and the report in all, on two cores
 REPORT = 75.0
-CROWDED = 1.3  # how much longer a step takes while all cores are busy
+CROWDED = 1.15  # how much longer a step takes while all cores are busy
 SLACK = 1.2  # data loading, evaluations and checkpoints, as a factor on the steps' time
 
 _WORKDIR = flags.DEFINE_string("workdir", "demo", "Folder for runs and report.")
