@@ -10,7 +10,7 @@ k * experts experts of hidden width mlp_dim / k (V-MoE), or one of `experts` exp
 choice with capacity factor 1; Soft MoE with as many slots as tokens), so that all compute what the dense model computes,
 up to the router, and all mixtures have the same number of expert parameters.
 
-Record (2026-11-22, two shared CPU cores, one core a run, jax 0.10.2; experiments/results/patchwork_long.json):
+Record: 2026-11-22, two shared CPU cores, one core a run, jax 0.10.2; experiments/results/patchwork_long.json.
 
   python experiments/train.py --config configs/vit/patchwork.py:long,model=MODEL,seed=SEED --workdir runs/MODEL-SEED
 
