@@ -95,7 +95,7 @@ def announce(found: dict[str, Any]) -> None:
 def train(workdir: Path, found: dict[str, Any]) -> None:
     """Trains what is not finished: as many models side by side as there are cores, one core each.
 
-    Small models gain little from a second thread, so this is nearly twice as fast on two cores as one after the other.
+    A run then starts, compiles and evaluates while another makes steps.
     """
     jobs = []
     for seed in range(found["seeds"]):
