@@ -14,10 +14,10 @@ import jax
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
 
+from moejax.core.dropout import dropout
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
 from moejax.core.rng import maybe_named, named
-from moejax.experts.dropout import dropout
 from moejax.linear.bias import add_bias
 from moejax.linear.dense import Dense, init_dense
 
@@ -68,10 +68,11 @@ class MlpExperts:
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x."""
         hidden = add_bias(params["up"].grouped_matmul(x), params["up_bias"])
-        hidden = dataclasses.replace(hidden, tokens=ACTIVATIONS[self.activation](hidden.tokens))
-        hidden = dropout(hidden, self.dropout_rate, maybe_named(key, "hidden"))
+        active = ACTIVATIONS[self.activation](hidden.tokens)
+        active = dropout(active, self.dropout_rate, key=maybe_named(key, "hidden"))
+        hidden = dataclasses.replace(hidden, tokens=active)
         out = add_bias(params["down"].grouped_matmul(hidden), params["down_bias"])
-        return dropout(out, self.dropout_rate, maybe_named(key, "output"))
+        return dataclasses.replace(out, tokens=dropout(out.tokens, self.dropout_rate, key=maybe_named(key, "output")))
 
     def materialise(self, params: Any) -> dict[str, Array]:
         """Weights up [E D F], up_bias [E F], down [E F D], down_bias [E D]."""

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
 from moejax.core.rng import maybe_named
-from moejax.layers.dropout import check_rate, dropout
 from moejax.layers.norms import LayerNorm
 from moejax.layers.projection import init_projection, project
 

@@ -5,11 +5,12 @@ from typing import Any
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
 from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
 from moejax.layers.attention import Attention
-from moejax.layers.dropout import check_rate, drop_path, dropout
+from moejax.layers.drop_path import drop_path
 from moejax.layers.feed_forward import FeedForward
 from moejax.layers.moe import MoE
 from moejax.layers.norms import LayerNorm

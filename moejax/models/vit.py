@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.contracts import Experts
+from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
 from moejax.core.outputs import ModelOutput
 from moejax.core.rng import maybe_named, named
@@ -18,7 +19,6 @@ from moejax.core.segments import Segment, apply_segment, segments, stack, unstac
 from moejax.core.spec import build_method, method
 from moejax.layers.attention import Attention, check_heads
 from moejax.layers.block import Block
-from moejax.layers.dropout import check_rate, dropout
 from moejax.layers.embeddings import Stem, build_stem
 from moejax.layers.feed_forward import FeedForward
 from moejax.layers.moe import MoE

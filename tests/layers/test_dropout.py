@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.layers.dropout import drop_path, dropout
+from moejax.core.dropout import dropout
+from moejax.layers.drop_path import drop_path
 
 
 def test_dropout_is_zero_or_scaled() -> None:

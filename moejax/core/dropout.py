@@ -1,4 +1,4 @@
-"""Dropout of values and of whole residual branches. Without a key both do nothing."""
+"""Dropout of values, for every room. Without a key it does nothing."""
 
 import jax
 import jax.numpy as jnp
@@ -22,19 +22,3 @@ def dropout(x: Float[Array, "..."], rate: float, *, key: PRNGKeyArray | None) ->
         return x
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / jnp.asarray(1.0 - rate, x.dtype), jnp.zeros_like(x))
-
-
-def drop_path(
-    x: Float[Array, "B T D"], rate: Float[Array, ""] | float, *, key: PRNGKeyArray | None
-) -> Float[Array, "B T D"]:
-    """A residual branch, zero for a whole example with probability `rate`, else divided by 1 - rate.
-
-    The rate may be traced: it differs by layer while layers share one scan.
-    Source: Huang et al. 2016, "Deep Networks with Stochastic Depth", section 3.
-    """
-    if key is None:
-        return x
-    keep_rate = 1.0 - jnp.asarray(rate, jnp.float32)
-    keep = jax.random.bernoulli(key, keep_rate, (x.shape[0], 1, 1))
-    factor = jnp.where(keep, 1.0 / keep_rate, 0.0)
-    return x * jnp.broadcast_to(factor.astype(x.dtype), x.shape)
