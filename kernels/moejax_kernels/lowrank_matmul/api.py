@@ -1,0 +1,186 @@
+"""The entries: products with a pair of factors u [D R], v [R F] in place of one kernel [D F]; grouped: a pair per expert.
+
+`implementation`, `tiling`, `precision`, `preferred_element_type` and `interpret` are as in `grouped_matmul.api`; tilings are
+those of the implementation's own low-rank kernels. The implementation used stands in `jax.named_scope`.
+Grouped entries take per-expert `ranks`: factors are stored padded to R, and columns of u and rows of v beyond ranks[e] count
+as absent: what they hold (NaN too) reaches nothing, and their gradients are exactly zero.
+All are differentiable backwards; attention once, the others any number of times.
+Sums are kept in float32 at least, activations are taken in float32, and what enters a product has the dtype of x.
+Source: ours; factors as of a truncated singular value decomposition (Eckart and Young 1936).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from moejax_kernels.activations import check_activation
+from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes
+from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.lowrank_matmul import gradients
+from moejax_kernels.lowrank_matmul.checks import check_factors, check_heads, check_ranks
+from moejax_kernels.platforms import choose_implementation
+
+IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
+Factors = tuple[Float[Array, "..."], Float[Array, "..."]]
+
+
+def lowrank_matmul(
+    x: Float[Array, "M D"], u: Float[Array, "..."], v: Float[Array, "..."], **settings: Any
+) -> Float[Array, "M F"]:
+    """(x u) v with u [D R] and v [R F]. Settings and errors as for `grouped_lowrank_matmul`. FLOPs: 2 R (D + F) per row."""
+    _check_rows(x)
+    check_factors("(u, v)", (u, v), x.shape[1])
+    return grouped_lowrank_matmul(x, u[None], v[None], _one_group(x), **settings)
+
+
+def grouped_lowrank_matmul(
+    x: Float[Array, "M D"],
+    u: Float[Array, "..."],
+    v: Float[Array, "..."],
+    group_sizes: Int[Array, "..."],
+    *,
+    ranks: Int[Array, "..."] | None = None,
+    implementation: str | None = None,
+    tiling: tuple[int, ...] | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    preferred_element_type: Any = None,
+    interpret: Any = False,
+) -> Float[Array, "M F"]:
+    """Row m becomes (x[m] u[e]) v[e], e its group, with u [E D R], v [E R F]; group_sizes and ranks are [E].
+
+    Rows after the last group are zero in the output and get a zero gradient; an empty group's factors get a gradient of
+    exactly zero. FLOPs: 2 R (D + F) per row of a group.
+    Raises ValueError for shapes that do not fit, integer or mixed dtypes, concrete sizes that are negative or exceed M,
+    concrete ranks outside 0 and R, an unknown implementation, and a platform that cannot run it.
+    """
+    _check_rows(x)
+    check_factors("(u, v)", (u, v), x.shape[1], experts=group_sizes.shape[0])
+    check_group_sizes(group_sizes, x.shape[0], u.shape[0])
+    check_ranks("ranks", ranks, (u, v))
+    dtype = check_floating(x=x, u=u, v=v)
+    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    with jax.named_scope(f"grouped_lowrank_matmul_{options.implementation}"):
+        return gradients.product(x, (u, v), group_sizes, ranks, options)
+
+
+def lowrank_ffn(
+    x: Float[Array, "M D"],
+    up: Factors,
+    down: Factors,
+    *,
+    gate: Factors | None = None,
+    activation: str | None,
+    **settings: Any,
+) -> Float[Array, "M O"]:
+    """activation(x up) down, each a pair (u, v) without an expert axis; settings and errors as for `grouped_lowrank_ffn`."""
+    _check_rows(x)
+    check_factors("up", up, x.shape[1])
+    check_factors("down", down, up[1].shape[1])
+    if gate is not None:
+        check_factors("gate", gate, x.shape[1])
+    up, down, gate = jax.tree.map(lambda factor: factor[None], (tuple(up), tuple(down), gate))
+    return grouped_lowrank_ffn(x, up, down, _one_group(x), gate=gate, activation=activation, **settings)
+
+
+def grouped_lowrank_ffn(
+    x: Float[Array, "M D"],
+    up: Factors,
+    down: Factors,
+    group_sizes: Int[Array, "..."],
+    *,
+    gate: Factors | None = None,
+    activation: str | None,
+    up_ranks: Int[Array, "..."] | None = None,
+    gate_ranks: Int[Array, "..."] | None = None,
+    down_ranks: Int[Array, "..."] | None = None,
+    implementation: str | None = None,
+    tiling: tuple[int, ...] | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    preferred_element_type: Any = None,
+    interpret: Any = False,
+) -> Float[Array, "M O"]:
+    """Row m becomes activation(x[m] up) down with the factors of its group; gated: (activation(x gate) * (x up)) down.
+
+    up and gate are (u [E D R], v [E R F]), down is (u [E F S], v [E S O]); each may have a rank of its own. No [M R] and no
+    [M F] buffer is written by a fused implementation ('reference' is not one). Zero rows, zero gradients and errors as for
+    `grouped_lowrank_matmul`. FLOPs per row: 2 R (D + F) + 2 S (F + O), and 2 R (D + F) again with a gate.
+    """
+    _check_rows(x)
+    experts = group_sizes.shape[0]
+    check_factors("up", up, x.shape[1], experts=experts)
+    check_factors("down", down, up[1].shape[2], experts=experts)
+    check_group_sizes(group_sizes, x.shape[0], experts)
+    if gate is not None:
+        check_factors("gate", gate, x.shape[1], experts=experts)
+        check_ranks("gate_ranks", gate_ranks, gate)
+        if gate[1].shape[2] != up[1].shape[2]:
+            raise ValueError(
+                f"gate is {gate[1].shape[2]} wide and up {up[1].shape[2]}; they are multiplied, so make them one."
+            )
+    elif gate_ranks is not None:
+        raise ValueError("gate_ranks is given and gate is not; leave it out or pass a gate.")
+    check_ranks("up_ranks", up_ranks, up)
+    check_ranks("down_ranks", down_ranks, down)
+    check_activation(activation)
+    operands = {"up": up, "gate": gate, "down": down}
+    named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
+    dtype = check_floating(x=x, **named)
+    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    ranks = (up_ranks, gate_ranks, down_ranks)
+    with jax.named_scope(f"grouped_lowrank_ffn_{options.implementation}"):
+        return gradients.ffn(x, up, gate, down, group_sizes, ranks, activation, options)
+
+
+def lowrank_attention(
+    x: Float[Array, "B T D"],
+    query: Factors,
+    key: Factors,
+    value: Factors,
+    *,
+    num_heads: int,
+    causal: bool = False,
+    implementation: str | None = None,
+    tiling: tuple[int, ...] | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    preferred_element_type: Any = None,
+    interpret: Any = False,
+) -> Float[Array, "B T F"]:
+    """Self-attention whose projections are pairs (u [D R], v [R H*K]): softmax(q k^T / sqrt(K)) v per head, [B T H*N].
+
+    Only the rank-space tokens x u [B T R] are kept; tiles of q, k and v are rebuilt from them where they are used, with a
+    running softmax, so that neither a [B T H*K] projection nor a [T T] score matrix exists in a fused implementation.
+    `causal`: token t sees tokens 0..t. value may have another head width N than query and key.
+    Raises ValueError for shapes that do not fit, widths that num_heads does not divide, integer or mixed dtypes, and a
+    platform that cannot run the implementation.
+    Source: FlashSVD (S200), the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
+    Deviations: no bias and no padding mask; the backward pass, by recomputation from rank space, is ours.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {x.shape}; attention takes [B T D].")
+    for name, factors in (("query", query), ("key", key), ("value", value)):
+        check_factors(name, factors, x.shape[2])
+    check_heads(num_heads, query, key, value)
+    dtype = check_floating(
+        x=x, query=query[0], query_v=query[1], key=key[0], key_v=key[1], value=value[0], value_v=value[1]
+    )
+    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    with jax.named_scope(f"lowrank_attention_{options.implementation}"):
+        tokens = tuple(jnp.einsum("BTD,DR->BTR", x, u, precision=precision) for u, _ in (query, key, value))
+        factors = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
+        return gradients.attention(tokens, factors, causal, options)
+
+
+def _check_rows(x: Array) -> None:
+    if x.ndim != 2:
+        raise ValueError(f"x has shape {x.shape}; rows are [M D].")
+
+
+def _one_group(x: Array) -> Array:
+    return jnp.full((1,), x.shape[0], jnp.int32)
+
+
+def _options(implementation: str | None, tiling: Any, precision: Any, dtype: Any, interpret: Any) -> Options:
+    name = choose_implementation(implementation, IMPLEMENTATIONS, interpret=interpret)
+    return Options(implementation=name, dtype=jnp.dtype(dtype), tiling=tiling, precision=precision, interpret=interpret)

@@ -1,0 +1,1 @@
+"""Attention from rank space with XLA operations."""
