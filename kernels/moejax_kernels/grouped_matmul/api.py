@@ -119,6 +119,4 @@ def grouped_outer(
 
 def _options(implementation: str | None, tiling: Any, precision: Any, dtype: Any, interpret: Any) -> Options:
     name = choose_implementation(implementation, IMPLEMENTATIONS, interpret=interpret)
-    return Options(
-        implementation=name, dtype=jnp.dtype(dtype), tiling=tiling, precision=precision, interpret=interpret
-    )
+    return Options(implementation=name, dtype=jnp.dtype(dtype), tiling=tiling, precision=precision, interpret=interpret)

@@ -13,7 +13,9 @@ def check_group_sizes(group_sizes: Any, rows: int, experts: int) -> None:
     Under a trace the values are not known: then sizes are cut where they run over the rows, and negative ones count as 0.
     """
     if group_sizes.ndim != 1 or group_sizes.shape[0] != experts:
-        raise ValueError(f"group_sizes has shape {group_sizes.shape}; w has {experts} groups, so it must be ({experts},).")
+        raise ValueError(
+            f"group_sizes has shape {group_sizes.shape}; w has {experts} groups, so it must be ({experts},)."
+        )
     if not jnp.issubdtype(group_sizes.dtype, jnp.integer):
         raise ValueError(f"group_sizes has dtype {group_sizes.dtype}; rows are counted in integers.")
     if isinstance(group_sizes, jax.core.Tracer):

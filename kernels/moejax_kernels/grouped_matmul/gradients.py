@@ -21,17 +21,25 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from moejax_kernels.activations import activate
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import Options, accumulator_of
 
 
 def product(
-    x: Array, w: Array, bias: Array | None, group_sizes: Array, transposed: bool, activation: str | None, options: Options
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    group_sizes: Array,
+    transposed: bool,
+    activation: str | None,
+    options: Options,
 ) -> Array:
     """activation(x w[e] + bias[e]), differentiable."""
     return _product(x, w, bias, _cut(group_sizes, x.shape[0]), transposed, activation, options)
 
 
-def gated_product(x: Array, gate: Array, up: Array, group_sizes: Array, activation: str | None, options: Options) -> Array:
+def gated_product(
+    x: Array, gate: Array, up: Array, group_sizes: Array, activation: str | None, options: Options
+) -> Array:
     """activation(x gate[e]) * (x up[e]), differentiable."""
     return _gated_product(x, gate, up, _cut(group_sizes, x.shape[0]), activation, options)
 
@@ -120,7 +128,7 @@ def group_sums(y: Array, group_sizes: Array) -> Array:
     """The sum of the rows of each group, float32 at least: [M F] -> [E F]. Rows after the last group count nowhere."""
     groups = group_sizes.shape[0]
     return jax.ops.segment_sum(
-        y.astype(jnp.promote_types(y.dtype, jnp.float32)),
+        y.astype(accumulator_of(y.dtype)),
         group_of_row(group_sizes, y.shape[0]),
         num_segments=groups,
         indices_are_sorted=True,

@@ -20,3 +20,13 @@ class Options:
     tiling: tuple[int, ...] | None = None
     precision: str | jax.lax.Precision | None = None
     interpret: Any = False
+
+    @property
+    def accumulator(self) -> jnp.dtype:
+        """The dtype that sums are kept in: float32, or float64 for a float64 output."""
+        return accumulator_of(self.dtype)
+
+
+def accumulator_of(dtype: Any) -> jnp.dtype:
+    """float64 for float64, else float32."""
+    return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
