@@ -1,5 +1,7 @@
 """Every Pallas and mesh name that differs between the jax versions we support, said once."""
 
+from typing import Any
+
 import jax
 
 
@@ -9,3 +11,10 @@ def abstract_device() -> tuple[str, str] | None:
     if device is None:
         return None
     return device.platform or "", device.device_kind or ""
+
+
+def output_of(shape: tuple[int, ...], dtype: Any, *operands: jax.Array) -> jax.ShapeDtypeStruct:
+    """An output that varies over every mesh axis that one of the operands varies over, as kernels inside shard_map must say."""
+    varying = frozenset().union(*(jax.typeof(operand).manual_axis_type.varying for operand in operands))
+    kind = jax.sharding.ManualAxisType(varying=varying)
+    return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)

@@ -1,0 +1,92 @@
+"""Tiles of the grouped kernels on TPU: the table of the chip's generation, cut to the shapes, or the caller's, checked."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from moejax_kernels import tpu_memory
+from moejax_kernels.platforms import target
+
+PIECE = 128  # rows multiplied at once where a tile of rows belongs to a group in part
+
+
+class Tiles(NamedTuple):
+    """rows of x, depth D, columns F of one step; vmem: bytes of vector memory it needs."""
+
+    rows: int
+    depth: int
+    columns: int
+    vmem: int
+
+    @property
+    def piece(self) -> int:
+        """Rows of a piece: PIECE where that divides the rows."""
+        return PIECE if self.rows % PIECE == 0 else self.rows
+
+
+def choose(
+    op: str,
+    sizes: tuple[int, int, int, int],
+    dtypes: tuple[Any, Any],
+    tiling: tuple[int, ...] | None,
+    *,
+    kernels: int = 1,
+) -> Tiles:
+    """Tiles for rows, depth, columns and groups of those sizes; dtypes of the operands and of the output.
+
+    Raises ValueError for a tiling that is not three positive sizes, breaks the chip's register tiles, or needs more vector
+    memory than the chip has. Source: ours.
+    """
+    held = tpu_memory.chip(target())
+    rows, depth, columns, groups = sizes
+    kinds = tuple(jnp.dtype(d) for d in dtypes)
+
+    def need(tiles: tuple[int, ...]) -> int:
+        return _bytes(op, tiles, (depth, columns), kinds, kernels)
+
+    if tiling is not None:
+        tiles = _given(tiling, sizes, kinds[0])
+        return Tiles(*tiles, vmem=tpu_memory.check_fits(op, tiles, need, held))
+    table = held.tiles[op]["bfloat16" if kinds[0].itemsize <= 2 else "float32"]
+    even = 1 << max(0, (-(-rows // groups)) - 1).bit_length()  # rows of a group, were they even, up to a power of two
+    most_columns = table[2] if columns <= table[2] // 2 else min(table[2], _shared(columns, held.cores))
+    tiles = (
+        min(max(PIECE, min(table[0], even)), tpu_memory.round_up(rows, tpu_memory.sublanes(kinds[0]))),
+        tpu_memory.tile_of(depth, table[1]),
+        tpu_memory.tile_of(columns, most_columns),
+    )
+    tiles = tpu_memory.shrunk(tiles, need, held)
+    return Tiles(*tiles, vmem=tpu_memory.check_fits(op, tiles, need, held))
+
+
+def _shared(size: int, cores: int) -> int:
+    """The part of an axis that one core gets, in whole lanes."""
+    return tpu_memory.round_up(-(-size // cores), tpu_memory.LANES)
+
+
+def _given(tiling: tuple[int, ...], sizes: tuple[int, int, int, int], dtype: jnp.dtype) -> tuple[int, int, int]:
+    if len(tiling) != 3 or min(tiling) < 1:
+        raise ValueError(f"tiling={tiling} must be three positive sizes: (rows, depth, columns).")
+    whole = (tpu_memory.round_up(sizes[0], tpu_memory.sublanes(dtype)), sizes[1], sizes[2])
+    cut = tuple(min(t, s) for t, s in zip(tiling, whole))
+    units = (tpu_memory.sublanes(dtype), tpu_memory.LANES, tpu_memory.LANES)
+    for name, tile, size, unit in zip(("rows", "depth", "columns"), cut, whole, units):
+        if tile != size and tile % unit:
+            near = tpu_memory.round_up(tile, unit)
+            raise ValueError(f"tiling={tiling}: {name}={tile} is not a multiple of {unit} ({dtype}); take {near}.")
+    return cut  # type: ignore[return-value]
+
+
+def _bytes(op: str, tiles: tuple[int, ...], axes: tuple[int, int], dtypes: tuple[jnp.dtype, ...], kernels: int) -> int:
+    rows, depth, columns = tiles
+    operand, out = dtypes
+    wide = jnp.dtype(jnp.float32)
+    if op == "sum_of_outer":
+        streamed = [((rows, depth), operand), ((rows, columns), operand), ((depth, columns), out)]
+        # The sum, one product before it is added, and the first operand turned for the matrix unit.
+        kept = [((depth, columns), wide), ((depth, columns), wide), ((depth, rows), operand)]
+        return tpu_memory.kernel_bytes(streamed, kept)
+    streamed = [((rows, depth), operand), ((rows, columns), out), ((1, columns), operand)]
+    streamed += [((depth, columns), operand)] * kernels
+    sums = 2 if depth < axes[0] else 1  # kept over the depth, and one product before it is added
+    return tpu_memory.kernel_bytes(streamed, [((rows, columns), wide)] * (sums * kernels))

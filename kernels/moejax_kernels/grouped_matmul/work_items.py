@@ -1,0 +1,104 @@
+"""Which rows of which group each step of a kernel works on, computed where sizes are only known when the program runs.
+
+An item is a tile of rows and a group with rows in it. A tile on the border of groups has one item for each of them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.experimental import pallas as pl
+
+
+class Items(NamedTuple):
+    """Vectors over items, int32. Items from counts[1] on repeat the last one: they move no block and must do nothing.
+
+    counts: [2] items that multiply, items in all. group, read: the kernel and the tile of rows an item reads.
+    tile: the tile of rows it stores (sum_of_outer: as read). start, end: rows of its group.
+    """
+
+    counts: Array
+    group: Array
+    read: Array
+    tile: Array
+    start: Array
+    end: Array
+
+
+def product_items(group_sizes: Array, rows: int, tile_rows: int) -> Items:
+    """Items by row: groups in order, then the rows after the last group, whose items read nothing new and store zeros.
+
+    At most (tiles of rows) + E items. Source: ours.
+    """
+    groups, tiles = group_sizes.shape[0], -(-rows // tile_rows)
+    ends = jnp.append(jnp.cumsum(group_sizes, dtype=jnp.int32), jnp.int32(rows))
+    starts = jnp.concatenate([jnp.zeros((1,), jnp.int32), ends[:-1]])
+    owner, tile, active, first = _spread(starts, ends, tile_rows, tiles + groups, at_least=0)
+    multiplying = first[groups]
+    last = jnp.maximum(multiplying - 1, 0)
+    reads = jnp.minimum(jnp.arange(tiles + groups, dtype=jnp.int32), last)
+    return Items(
+        counts=jnp.stack([multiplying, active]),
+        group=jnp.minimum(owner[reads], groups - 1),
+        read=tile[reads],
+        tile=tile,
+        start=starts[owner],
+        end=ends[owner],
+    )
+
+
+def outer_items(group_sizes: Array, rows: int, tile_rows: int) -> Items:
+    """Items by group: every tile of rows it touches, and one that multiplies nothing for an empty group.
+
+    At most (tiles of rows) + E - 1 items, and E. Source: ours.
+    """
+    groups, tiles = group_sizes.shape[0], -(-rows // tile_rows)
+    ends = jnp.cumsum(group_sizes, dtype=jnp.int32)
+    starts = ends - group_sizes.astype(jnp.int32)
+    owner, tile, active, _ = _spread(starts, ends, tile_rows, tiles + groups - 1, at_least=1)
+    tile = jnp.minimum(tile, tiles - 1)
+    return Items(jnp.stack([active, active]), owner, tile, tile, starts[owner], ends[owner])
+
+
+def _spread(
+    starts: Array, ends: Array, tile_rows: int, length: int, *, at_least: int
+) -> tuple[Array, Array, Array, Array]:
+    """Group and tile of each item, number of items, first item of each group; items past the number repeat the last."""
+    first_tile = starts // tile_rows
+    touched = jnp.where(ends > starts, (ends - 1) // tile_rows - first_tile + 1, at_least)
+    until = jnp.cumsum(touched, dtype=jnp.int32)
+    active = until[-1]
+    item = jnp.minimum(jnp.arange(length, dtype=jnp.int32), active - 1)
+    owner = jnp.searchsorted(until, item, side="right").astype(jnp.int32)
+    first = until - touched
+    return owner, first_tile[owner] + item - first[owner], active, first
+
+
+def rows_in_tile(items: Items, i: Array, tile_rows: int) -> tuple[Array, Array]:
+    """First row of item i in its tile, and the row after its last; equal when it has none. For use inside a kernel."""
+    first = items.tile[i] * tile_rows
+    low = jnp.clip(items.start[i] - first, 0, tile_rows)
+    return low, jnp.maximum(low, jnp.clip(items.end[i] - first, 0, tile_rows))
+
+
+def mine(start: Any, rows: int, low: Array, high: Array) -> Array:
+    """Which of the rows start .. start + rows of a tile lie in low .. high: [rows 1]."""
+    row = start + lax.broadcasted_iota(jnp.int32, (rows, 1), 0)
+    return (row >= low) & (row < high)
+
+
+def over_pieces(do: Callable[[Any, int, bool], None], low: Array, high: Array, tiles: Any, *, when: Array) -> None:
+    """do(start, rows, whole) once for a tile that the item has to itself, else for each piece of rows it reaches into."""
+    whole = (low == 0) & (high == tiles.rows)
+    pl.when(when & whole)(lambda: do(0, tiles.rows, True))
+
+    @pl.when(when & jnp.logical_not(whole) & (high > low))
+    def _() -> None:
+        if tiles.piece == tiles.rows:
+            return do(0, tiles.rows, False)
+
+        def step(p: Array, carry: None) -> None:
+            do(pl.multiple_of(p * tiles.piece, tiles.piece), tiles.piece, False)
+
+        lax.fori_loop(low // tiles.piece, (high + tiles.piece - 1) // tiles.piece, step, None)
