@@ -80,8 +80,8 @@ def lowrank_ffn(
     check_factors("down", down, up[1].shape[1])
     if gate is not None:
         check_factors("gate", gate, x.shape[1])
-    up, down, gate = jax.tree.map(lambda factor: factor[None], (tuple(up), tuple(down), gate))
-    return grouped_lowrank_ffn(x, up, down, _one_group(x), gate=gate, activation=activation, **settings)
+    grouped = jax.tree.map(lambda factor: factor[None], {"up": up, "down": down, "gate": gate})
+    return grouped_lowrank_ffn(x, group_sizes=_one_group(x), activation=activation, **grouped, **settings)
 
 
 def grouped_lowrank_ffn(
@@ -168,8 +168,8 @@ def lowrank_attention(
     options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
     with jax.named_scope(f"lowrank_attention_{options.implementation}"):
         tokens = tuple(jnp.einsum("BTD,DR->BTR", x, u, precision=precision) for u, _ in (query, key, value))
-        factors = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
-        return gradients.attention(tokens, factors, causal, options)
+        heads = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
+        return gradients.attention(tokens, heads, causal, options)
 
 
 def _check_rows(x: Array) -> None:

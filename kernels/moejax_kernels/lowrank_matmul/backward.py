@@ -46,7 +46,9 @@ def ffn_backward(
         return dx, (d_u, grouped.outer(middle, dy, group_sizes, same))
 
     up_middle, value = into(x, up)
-    gate_middle, gated = (None, None) if gate is None else into(x, gate)
+    gated: Array | None = None
+    if gate is not None:
+        gate_middle, gated = into(x, gate)
     hidden, pull = jax.vjp(lambda value, gated: join(value, gated, activation), value, gated)
     hidden = hidden.astype(x.dtype)
     down_middle = grouped.product(hidden, down[0], None, group_sizes, False, None, same)

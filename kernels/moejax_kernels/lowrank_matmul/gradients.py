@@ -36,12 +36,14 @@ from jaxtyping import Array
 from moejax_kernels.grouped_matmul import gradients as grouped
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.lowrank_matmul import backward, xla_attention
+from moejax_kernels.manual_axes import vary_alike
 
 Factors = tuple[Array, Array]
 
 
 def product(x: Array, factors: Factors, group_sizes: Array, ranks: Array | None, options: Options) -> Array:
     """(x u[e]) v[e], differentiable."""
+    x, factors, group_sizes, ranks = vary_alike((x, factors, group_sizes, ranks))
     (u, v), ranks = _cut_factors(factors, ranks)
     return _product(x, u, v, _cut_sizes(group_sizes, x.shape[0]), ranks, options)
 
@@ -57,6 +59,7 @@ def ffn(
     options: Options,
 ) -> Array:
     """activation(x up) down, or activation(x gate) * (x up) down, differentiable."""
+    x, up, gate, down, group_sizes, ranks = vary_alike((x, up, gate, down, group_sizes, ranks))
     cut = [(None, None) if pair is None else _cut_factors(pair, rank) for pair, rank in zip((up, gate, down), ranks)]
     (up, gate, down), ranks = zip(*cut)
     return _ffn(x, up, gate, down, _cut_sizes(group_sizes, x.shape[0]), ranks, activation, options)
@@ -64,7 +67,7 @@ def ffn(
 
 def attention(tokens: Any, factors: Any, causal: bool, options: Options) -> Array:
     """Softmax attention of projections tokens[i] factors[i], differentiable: [B T H*N]."""
-    return _attention(tokens, factors, causal, options)
+    return _attention(*vary_alike((tokens, factors)), causal, options)
 
 
 def backend(options: Options) -> ModuleType:
@@ -128,8 +131,10 @@ def _ffn_gradients_forward(x, dy, up, gate, down, group_sizes, ranks, activation
 def _ffn_gradients_backward(activation, options, saved, cotangents):
     *operands, group_sizes = saved
 
-    def portable(*operands):
-        return backward.ffn_backward(*operands, group_sizes, ranks=None, activation=activation, options=options)
+    def portable(x, dy, up, gate, down):
+        return backward.ffn_backward(
+            x, dy, up, gate, down, group_sizes, ranks=None, activation=activation, options=options
+        )
 
     return *jax.vjp(portable, *operands)[1](cotangents), None, None
 
