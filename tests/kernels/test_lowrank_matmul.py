@@ -334,7 +334,7 @@ def unfused_ffn(x, up, down, sizes):
 
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_ffn_holds_no_full_width_middle(backward):
-    rows, wide = 1024, 1024
+    rows, wide = 1024, 1280
     x, sizes = draw_rows(1, rows, 32, [rows]), jnp.array([400, 0, 600, 24])
     up, down = draw_factors(2, E, 32, 4, wide), draw_factors(4, E, wide, 8, 32)
 

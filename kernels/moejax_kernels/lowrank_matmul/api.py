@@ -23,7 +23,7 @@ from moejax_kernels.lowrank_matmul.checks import check_factors, check_heads, che
 from moejax_kernels.platforms import choose_implementation
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
-Factors = tuple[Float[Array, "..."], Float[Array, "..."]]
+Factors = Any  # u and v as (Array, Array); their number, shapes and dtypes are checked with messages
 
 
 def lowrank_matmul(

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from moejax_kernels.activations import activate
 from moejax_kernels.grouped_matmul import gradients as grouped
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import Options, accumulator_of
 
 Factors = tuple[Array, Array]
 
@@ -33,7 +33,7 @@ def ffn_backward(
     """Gradients (dx, d_up, d_gate, d_down) of the FFN whose output has the cotangent dy [M O]."""
     del ranks
     same = options_of_pieces(options, x.dtype)
-    wide = options_of_pieces(options, jnp.promote_types(x.dtype, jnp.float32))
+    wide = options_of_pieces(options, accumulator_of(x.dtype))
 
     def into(x: Array, factors: Factors) -> tuple[Array, Array]:
         middle = grouped.product(x, factors[0], None, group_sizes, False, None, same)

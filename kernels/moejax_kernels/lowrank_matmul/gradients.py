@@ -17,7 +17,7 @@ What an implementation may rely on: sizes are non-negative int32 and sum to at m
 ranks[e] are ZERO when they arrive (cut here, once, which is also what makes their gradients exactly zero), so `ranks`
 (int32, within 0 and R) need not be looked at: it tells how much work may be skipped.
 What it owes: rows after the last group are zero in the output and in dx, and what they hold in x and dy (NaN too) reaches
-nothing; an empty group's gradients are exactly zero; any M, D, R, F, E >= 1. Products are summed in float32 at least;
+nothing; an empty group's gradients are exactly zero; any M, D, R, F, E >= 1 (no rows are dealt with here). Products are summed in float32 at least;
 activations are taken in float32; what enters the next product (x u, the activated middle, dz) is rounded to the dtype of x.
 Source: ours.
 Deviations: forward-mode differentiation is not defined, as for every `jax.custom_vjp`.
@@ -43,6 +43,8 @@ Factors = tuple[Array, Array]
 
 def product(x: Array, factors: Factors, group_sizes: Array, ranks: Array | None, options: Options) -> Array:
     """(x u[e]) v[e], differentiable."""
+    if x.shape[0] == 0:
+        return jnp.zeros((0, factors[1].shape[2]), options.dtype)
     x, factors, group_sizes, ranks = vary_alike((x, factors, group_sizes, ranks))
     (u, v), ranks = _cut_factors(factors, ranks)
     return _product(x, u, v, _cut_sizes(group_sizes, x.shape[0]), ranks, options)
@@ -59,6 +61,8 @@ def ffn(
     options: Options,
 ) -> Array:
     """activation(x up) down, or activation(x gate) * (x up) down, differentiable."""
+    if x.shape[0] == 0:
+        return jnp.zeros((0, down[1].shape[2]), options.dtype)
     x, up, gate, down, group_sizes, ranks = vary_alike((x, up, gate, down, group_sizes, ranks))
     cut = [(None, None) if pair is None else _cut_factors(pair, rank) for pair, rank in zip((up, gate, down), ranks)]
     (up, gate, down), ranks = zip(*cut)
@@ -67,6 +71,9 @@ def ffn(
 
 def attention(tokens: Any, factors: Any, causal: bool, options: Options) -> Array:
     """Softmax attention of projections tokens[i] factors[i], differentiable: [B T H*N]."""
+    (batch, length, _), (heads, _, width) = tokens[2].shape, factors[2].shape
+    if batch * length == 0:
+        return jnp.zeros((batch, length, heads * width), options.dtype)
     return _attention(*vary_alike((tokens, factors)), causal, options)
 
 

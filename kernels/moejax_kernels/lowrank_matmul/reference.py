@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import Options, accumulator_of
 from moejax_kernels.lowrank_matmul.backward import join
 
 
@@ -35,7 +35,7 @@ def ffn(
 def attention(tokens: Any, factors: Any, *, causal: bool, options: Options) -> tuple[Array, Array]:
     """As `gradients.py` asks, with whole projections and whole score matrices. Source: ours."""
     dtype = tokens[0].dtype
-    wide = jnp.promote_types(dtype, jnp.float32)
+    wide = accumulator_of(dtype)
     query, key, value = (
         jnp.einsum("BTR,HRK->BHTK", token, factor, precision=options.precision, preferred_element_type=wide).astype(
             dtype
@@ -67,6 +67,6 @@ def _per_expert(
 
 
 def _through(rows: Array, factors: Any, options: Options) -> Array:
-    wide = jnp.promote_types(rows.dtype, jnp.float32)
+    wide = accumulator_of(rows.dtype)
     middle = jnp.dot(rows, factors[0], precision=options.precision, preferred_element_type=wide).astype(rows.dtype)
     return jnp.dot(middle, factors[1], precision=options.precision, preferred_element_type=wide)

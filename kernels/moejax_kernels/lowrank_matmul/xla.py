@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import Options, accumulator_of
 from moejax_kernels.lowrank_matmul.backward import join
 from moejax_kernels.lowrank_matmul.xla_attention import attention, attention_backward
 from moejax_kernels.manual_axes import vary_like
@@ -184,7 +184,7 @@ def _dot(a: Array, b: Array, axes: tuple[int, int], options: Options) -> Array:
 
 
 def _wide(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return accumulator_of(x.dtype)
 
 
 def _blocks(options: Options, rows: int) -> tuple[int, ...]:
@@ -192,4 +192,4 @@ def _blocks(options: Options, rows: int) -> tuple[int, ...]:
     blocks = ROW_BLOCKS if options.tiling is None else tuple(options.tiling)
     if not blocks or min(blocks) < 1 or any(a <= b for a, b in zip(blocks, blocks[1:], strict=False)):
         raise ValueError(f"tiling={blocks} must be blocks of at least 1 row, largest first, such as {ROW_BLOCKS}.")
-    return tuple(block for block in blocks if block <= rows) or (max(rows, 1),)
+    return tuple(block for block in blocks if block <= rows) or (rows,)

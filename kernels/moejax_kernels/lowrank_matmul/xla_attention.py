@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import Options, accumulator_of
 from moejax_kernels.manual_axes import vary_like
 
 TOKEN_BLOCK = 256  # queries, and keys, of a tile of scores
@@ -150,7 +150,7 @@ def _scores(query: Array, key: Array, row: Array, column: Array, length: int, ca
 def _padded(options: Options, arrays: Arrays) -> tuple[int, Arrays]:
     """The block of tokens, and arrays [B T ...] with zeros up to a whole number of blocks."""
     length = arrays[0].shape[1]
-    block = max(min(TOKEN_BLOCK if options.tiling is None else options.tiling[0], length), 1)
+    block = min(TOKEN_BLOCK if options.tiling is None else options.tiling[0], length)
     return block, tuple(jnp.pad(a, ((0, 0), (0, -length % block), (0, 0))) for a in arrays)
 
 
@@ -172,4 +172,4 @@ def _dot(a: Array, b: Array, axes: tuple[int, int], options: Options) -> Array:
 
 
 def _wide(x: Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)
+    return accumulator_of(x.dtype)
