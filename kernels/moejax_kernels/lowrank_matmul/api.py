@@ -73,7 +73,7 @@ def lowrank_ffn(
     gate: Factors | None = None,
     activation: str | None,
     **settings: Any,
-) -> Float[Array, "M O"]:
+) -> Float[Array, "M F2"]:
     """activation(x up) down, each a pair (u, v) without an expert axis; settings and errors as for `grouped_lowrank_ffn`."""
     _check_rows(x)
     check_factors("up", up, x.shape[1])
@@ -100,7 +100,7 @@ def grouped_lowrank_ffn(
     precision: str | jax.lax.Precision | None = None,
     preferred_element_type: Any = None,
     interpret: Any = False,
-) -> Float[Array, "M O"]:
+) -> Float[Array, "M F2"]:
     """Row m becomes activation(x[m] up) down with the factors of its group; gated: (activation(x gate) * (x up)) down.
 
     up and gate are (u [E D R], v [E R F]), down is (u [E F S], v [E S O]); each may have a rank of its own. No [M R] and no
