@@ -18,3 +18,31 @@ def output_of(shape: tuple[int, ...], dtype: Any, *operands: jax.Array) -> jax.S
     varying = frozenset().union(*(jax.typeof(operand).manual_axis_type.varying for operand in operands))
     kind = jax.sharding.ManualAxisType(varying=varying)
     return jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=kind)
+
+
+def gpu_interpreter(interpret: Any) -> Any:
+    """What `plgpu.kernel` takes as `interpret`: None to compile; True becomes the Mosaic GPU interpreter's defaults."""
+    if interpret is False or interpret is None:
+        return None
+    return gpu_interpreter_params()() if interpret is True else interpret
+
+
+def gpu_interpreter_params() -> Any:
+    """The class of the Mosaic GPU interpreter's parameters, public since jax 0.11."""
+    from jax.experimental.pallas import mosaic_gpu
+
+    if hasattr(mosaic_gpu, "InterpretGPUParams"):
+        return mosaic_gpu.InterpretGPUParams
+    from jax._src.pallas.mosaic_gpu.interpret import params
+
+    return params.InterpretGPUParams
+
+
+def copies_are_clipped(interpret: Any) -> bool:
+    """Whether copies over the edge of an array are clipped and operands may be transposed where they lie.
+
+    So on the chip and in newer interpreters; the older Mosaic GPU interpreter (jax 0.10) does neither.
+    """
+    from jax.experimental.pallas import mosaic_gpu
+
+    return interpret is False or interpret is None or hasattr(mosaic_gpu, "InterpretGPUParams")
