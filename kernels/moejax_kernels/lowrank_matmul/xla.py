@@ -1,9 +1,10 @@
 """Low-rank products from plain XLA operations, fused by blocks of rows: what lies between x and the result is [block, R] or
 [block, F] and never reaches the size of the operands. The cost does not grow with the number of groups.
 
-A loop over groups takes each group's rows in blocks: large ones while they fit, the smallest for what is left. Only a
-smallest block can run over the end of its group: rows that are not the group's keep what the output holds. The backward
-pass goes over the same blocks, computes the middle again and sums the gradients of a group's factors over its blocks.
+A loop over groups takes each group's rows in large blocks, and what is left in one smaller block that holds it; rows of that
+one that are not the group's keep what the output has. The backward pass goes over the same blocks, computes the middle again
+and sums the gradients of a group's factors over its blocks. Where ranks are given, a group's products are cut to the quarter,
+half or whole of the stored components that holds its rank.
 Source: ours.
 Deviations: forward-mode differentiation is not defined, as for every `jax.custom_vjp`.
 """
@@ -24,16 +25,22 @@ from moejax_kernels.manual_axes import vary_like
 
 __all__ = ["attention", "attention_backward", "ffn", "ffn_backward", "product"]
 
-ROW_BLOCKS = (256, 64, 16)  # rows of a block, largest first
+ROW_BLOCKS = (256, 192, 128, 96, 64, 32, 16)  # rows of a block, largest first
+RANK_PARTS = (4, 2, 1)  # a group's products take R over one of these, least first
 
 Factors = tuple[Array, Array]
-Step = Callable[[Any, Array, int, Array | None], Any]
+Pairs = tuple[Factors | None, ...]
+# (carry, a group's factors, first row of a block, its rows, which of them are the group's or None for all) -> carry
+Step = Callable[[Any, Any, Array, int, Array | None], Any]
 
 
 def product(x: Array, u: Array, v: Array, group_sizes: Array, *, ranks: Array | None, options: Options) -> Array:
     """As `gradients.py` asks."""
-    del ranks
-    return _by_rows(x, (u, v), group_sizes, v.shape[2], options, functools.partial(_through, options=options))
+
+    def compute(rows: Array, factors: Any) -> Array:
+        return _through(rows, factors[0], options)
+
+    return _by_rows(x, ((u, v),), group_sizes, (ranks,), v.shape[2], options, compute)
 
 
 def ffn(
@@ -48,7 +55,6 @@ def ffn(
     options: Options,
 ) -> Array:
     """As `gradients.py` asks: [block, F] is the widest that is held."""
-    del ranks
 
     def compute(rows: Array, factors: Any) -> Array:
         up, gate, down = factors
@@ -56,7 +62,7 @@ def ffn(
         gated = None if gate is None else _through(rows, gate, options)
         return _through(join(value, gated, activation).astype(x.dtype), down, options)
 
-    return _by_rows(x, (up, gate, down), group_sizes, down[1].shape[2], options, compute)
+    return _by_rows(x, (up, gate, down), group_sizes, ranks, down[1].shape[2], options, compute)
 
 
 def ffn_backward(
@@ -72,29 +78,24 @@ def ffn_backward(
     options: Options,
 ) -> tuple[Array, Factors, Factors | None, Factors]:
     """As `gradients.py` asks: one pass over the blocks, each of which computes its part of the forward pass again."""
-    del ranks
-    rows, wide = x.shape[0], _wide(x)
-    blocks = _blocks(options, rows)
+    wide = accumulator_of(x.dtype)
+
+    def step(carry: Any, factors: Any, at: Array, block: int, mine: Array | None) -> Any:
+        dx, sums = carry
+        x_block, dy_block = (lax.dynamic_slice_in_dim(a, at, block) for a in (x, dy))
+        if mine is not None:  # on both sides: zero times what another row holds could be NaN
+            x_block, dy_block = (jnp.where(mine, a, jnp.zeros((), a.dtype)) for a in (x_block, dy_block))
+        part, found = _block_backward(x_block, dy_block, factors, activation, options)
+        return _write(dx, part, at, mine), jax.tree.map(_add_corner, sums, found)
 
     def one_group(dx: Array, group: Any) -> tuple[Array, Any]:
-        factors, start, size = group
-
-        def step(carry: Any, at: Array, block: int, mine: Array | None) -> Any:
-            dx, sums = carry
-            x_block, dy_block = (lax.dynamic_slice_in_dim(a, at, block) for a in (x, dy))
-            if mine is not None:  # on both sides: zero times what another row holds could be NaN
-                x_block, dy_block = (jnp.where(mine, a, jnp.zeros((), a.dtype)) for a in (x_block, dy_block))
-            part, found = _block_backward(x_block, dy_block, factors, activation, options)
-            return _write(dx, part, at, mine), jax.tree.map(jnp.add, sums, found)
-
+        factors = group[0]
         sums = vary_like(jax.tree.map(lambda factor: jnp.zeros(factor.shape, wide), factors), x)
-        dx, sums = _over_blocks((dx, sums), start, size, blocks, rows, step)
+        dx, sums = _over_group((dx, sums), group, ranks, _blocks(options, x.shape[0]), x.shape[0], step)
         return dx, jax.tree.map(lambda total, factor: total.astype(factor.dtype), sums, factors)
 
-    starts = jnp.cumsum(group_sizes) - group_sizes
-    dx, (d_up, d_gate, d_down) = lax.scan(
-        one_group, vary_like(jnp.zeros_like(x), x), ((up, gate, down), starts, group_sizes)
-    )
+    groups = _groups((up, gate, down), group_sizes, ranks)
+    dx, (d_up, d_gate, d_down) = lax.scan(one_group, vary_like(jnp.zeros_like(x), x), groups)
     return dx, d_up, d_gate, d_down
 
 
@@ -127,41 +128,83 @@ def _block_backward(
 
 
 def _by_rows(
-    x: Array, factors: Any, group_sizes: Array, width: int, options: Options, compute: Callable[[Array, Any], Array]
+    x: Array,
+    factors: Pairs,
+    group_sizes: Array,
+    ranks: tuple[Array | None, ...],
+    width: int,
+    options: Options,
+    compute: Callable[[Array, Any], Array],
 ) -> Array:
     """compute(rows of a block, factors of its group) for all rows of groups; zero elsewhere."""
-    rows = x.shape[0]
-    blocks = _blocks(options, rows)
+
+    def step(out: Array, factors: Any, at: Array, block: int, mine: Array | None) -> Array:
+        return _write(out, compute(lax.dynamic_slice_in_dim(x, at, block), factors), at, mine)
 
     def one_group(out: Array, group: Any) -> tuple[Array, None]:
-        mine_factors, start, size = group
+        return _over_group(out, group, ranks, _blocks(options, x.shape[0]), x.shape[0], step), None
 
-        def step(out: Array, at: Array, block: int, mine: Array | None) -> Array:
-            return _write(out, compute(lax.dynamic_slice_in_dim(x, at, block), mine_factors), at, mine)
-
-        return _over_blocks(out, start, size, blocks, rows, step), None
-
-    out = vary_like(jnp.zeros((rows, width), options.dtype), x)
-    return lax.scan(one_group, out, (factors, jnp.cumsum(group_sizes) - group_sizes, group_sizes))[0]
+    out = vary_like(jnp.zeros((x.shape[0], width), options.dtype), x)
+    return lax.scan(one_group, out, _groups(factors, group_sizes, ranks))[0]
 
 
-def _over_blocks(carry: Any, start: Array, size: Array, blocks: tuple[int, ...], rows: int, step: Step) -> Any:
+def _groups(factors: Pairs, group_sizes: Array, ranks: tuple[Array | None, ...]) -> tuple[Pairs, Array, Array, Array]:
+    """What a loop over groups reads: factors, first row, number of rows, and which of RANK_PARTS holds the ranks."""
+    part = jnp.zeros_like(group_sizes)
+    for pair, rank in zip(factors, ranks, strict=True):
+        if pair is not None and rank is not None:
+            held = jnp.array([-(-pair[0].shape[2] // part) for part in RANK_PARTS], rank.dtype)
+            part = jnp.maximum(part, jnp.searchsorted(held, rank).astype(part.dtype))
+    return factors, jnp.cumsum(group_sizes) - group_sizes, group_sizes, part
+
+
+def _over_group(
+    carry: Any, group: Any, ranks: tuple[Array | None, ...], blocks: tuple[int, ...], rows: int, step: Step
+) -> Any:
+    """`step` over the blocks of one group, on as much of its factors as its ranks need.
+
+    Every size is a loop of its own, most of them run no times: a `lax.switch` would copy the carry.
+    """
+    factors, start, size, chosen = group
+    if all(rank is None for rank in ranks):
+        return _over_blocks(carry, start, size, blocks, rows, functools.partial(_with, step, factors))
+    for index, part in enumerate(RANK_PARTS):
+        cut = tuple(
+            pair if pair is None or rank is None else _narrow(pair, part)
+            for pair, rank in zip(factors, ranks, strict=True)
+        )
+        own = jnp.where(chosen == index, size, 0)
+        carry = _over_blocks(carry, start, own, blocks, rows, functools.partial(_with, step, cut))
+    return carry
+
+
+def _with(step: Step, factors: Any, carry: Any, at: Array, block: int, mine: Array | None) -> Any:
+    return step(carry, factors, at, block, mine)
+
+
+def _narrow(factors: Factors, part: int) -> Factors:
+    u, v = factors
+    rank = -(-u.shape[1] // part)
+    return u[:, :rank], v[:rank]
+
+
+def _over_blocks(
+    carry: Any, start: Array, size: Array, blocks: tuple[int, ...], rows: int, step: Callable[..., Any]
+) -> Any:
     """step(carry, first row, rows of the block, which rows are the group's | None for all) over the rows of one group."""
-    for block in blocks:
-        last = block == blocks[-1]
-        count = -(-size // block) if last else size // block
+    whole = size // blocks[0]
+    carry = lax.fori_loop(0, whole, lambda i, carry: step(carry, start + i * blocks[0], blocks[0], None), carry)
+    at, left = start + whole * blocks[0], size - whole * blocks[0]
+    for block, smaller in zip(blocks, (*blocks[1:], 0), strict=True):
+        placed = jnp.minimum(at, rows - block)
+        row = placed + jnp.arange(block, dtype=placed.dtype)
+        mine = ((row >= at) & (row < start + size))[:, None]
 
-        def whole(i: Array, carry: Any, start: Array = start, block: int = block) -> Any:
-            return step(carry, start + i * block, block, None)
+        def last(_: Array, carry: Any, placed: Array = placed, block: int = block, mine: Array = mine) -> Any:
+            return step(carry, placed, block, mine)
 
-        def partial(i: Array, carry: Any, start: Array = start, block: int = block, size: Array = size) -> Any:
-            at = start + i * block
-            placed = jnp.minimum(at, rows - block)
-            row = placed + jnp.arange(block, dtype=placed.dtype)
-            return step(carry, placed, block, ((row >= at) & (row < start + size))[:, None])
-
-        carry = lax.fori_loop(0, count, partial if last else whole, carry)
-        start, size = start + count * block, size - count * block
+        fits = (left > smaller) & (left <= block)
+        carry = lax.fori_loop(0, fits.astype(jnp.int32), last, carry)
     return carry
 
 
@@ -172,6 +215,14 @@ def _write(out: Array, part: Array, at: Array, mine: Array | None) -> Array:
     return lax.dynamic_update_slice_in_dim(out, part, at, 0)
 
 
+def _add_corner(total: Array, part: Array) -> Array:
+    """`part` added to the first rows and columns of `total`."""
+    if total.shape == part.shape:
+        return total + part
+    corner = lax.slice(total, (0, 0), part.shape) + part
+    return lax.dynamic_update_slice(total, corner, (0, 0))
+
+
 def _through(rows: Array, factors: Factors, options: Options) -> Array:
     middle = _dot(rows, factors[0], (1, 0), options).astype(rows.dtype)
     return _dot(middle, factors[1], (1, 0), options)
@@ -180,16 +231,14 @@ def _through(rows: Array, factors: Factors, options: Options) -> Array:
 def _dot(a: Array, b: Array, axes: tuple[int, int], options: Options) -> Array:
     """The product of two matrices over one axis of each, summed in float32 at least."""
     contract = (((axes[0],), (axes[1],)), ((), ()))
-    return lax.dot_general(a, b, contract, precision=options.precision, preferred_element_type=_wide(a))
-
-
-def _wide(x: Array) -> jnp.dtype:
-    return accumulator_of(x.dtype)
+    return lax.dot_general(a, b, contract, precision=options.precision, preferred_element_type=accumulator_of(a.dtype))
 
 
 def _blocks(options: Options, rows: int) -> tuple[int, ...]:
-    """Blocks no larger than the rows, largest first; one of all rows where none fits."""
+    """Blocks no larger than the rows, largest first, such that the largest holds all rows or is one that was asked for."""
     blocks = ROW_BLOCKS if options.tiling is None else tuple(options.tiling)
     if not blocks or min(blocks) < 1 or any(a <= b for a, b in zip(blocks, blocks[1:], strict=False)):
         raise ValueError(f"tiling={blocks} must be blocks of at least 1 row, largest first, such as {ROW_BLOCKS}.")
-    return tuple(block for block in blocks if block <= rows) or (rows,)
+    if rows < blocks[0]:
+        return (rows, *(block for block in blocks if block < rows))
+    return blocks
