@@ -24,12 +24,26 @@ class Chip:
     name: str
     vmem_bytes: int
     cores: int
-    tiles: dict[str, dict[str, tuple[int, int, int]]]
+    tiles: dict[str, dict[str, list[int]]]
+    bodies: dict[str, dict[str, list[int]]]
 
     @property
     def limit_bytes(self) -> int:
         """What a kernel may ask for."""
         return self.vmem_bytes - RESERVED_BYTES
+
+    def largest(self, op: str, dtype: Any) -> list[int]:
+        """Rows, depth and columns of the tiles of an operation in a dtype, where the shapes are as large."""
+        return self.tiles[op][_width(dtype)]
+
+    def body(self, op: str, dtype: Any) -> tuple[int, int]:
+        """Rows and depth of one product within a tile."""
+        rows, depth = self.bodies[op][_width(dtype)]
+        return rows, depth
+
+
+def _width(dtype: Any) -> str:
+    return "bfloat16" if jnp.dtype(dtype).itemsize <= 2 else "float32"
 
 
 @functools.cache
@@ -38,10 +52,7 @@ def chips() -> dict[str, Chip]:
     table = json.loads(_TABLE.read_text())["chips"]
     return {
         name: Chip(
-            name=name,
-            vmem_bytes=row["vmem_mib"] * MIB,
-            cores=row["cores"],
-            tiles={op: {dtype: tuple(t) for dtype, t in sizes.items()} for op, sizes in row["tiles"].items()},
+            name=name, vmem_bytes=row["vmem_mib"] * MIB, cores=row["cores"], tiles=row["tiles"], bodies=row["bodies"]
         )
         for name, row in table.items()
     }
@@ -49,12 +60,12 @@ def chips() -> dict[str, Chip]:
 
 def chip(target: Target) -> Chip:
     """The generation of a target by its device kind; v5e for what is not a TPU (interpreted kernels) or is not listed."""
-    kinds = json_kinds()
+    kinds = _generations()
     return chips()[kinds.get(target.kind, "v5e")]
 
 
 @functools.cache
-def json_kinds() -> dict[str, str]:
+def _generations() -> dict[str, str]:
     """Device kind as jax names it -> generation."""
     table = json.loads(_TABLE.read_text())["chips"]
     return {kind: name for name, row in table.items() for kind in row["device_kinds"]}

@@ -87,7 +87,6 @@ def _product(
         precision=dot_precision(x.dtype, options.precision),
     )
     operands = (x, *kernels) if bias is None else (x, *kernels, bias[:, None, :])
-    accumulators = len(kernels) if steps > 1 else 0
     return pl.pallas_call(
         body,
         out_shape=_compat.output_of((rows, columns), options.dtype, *operands, group_sizes),
@@ -96,7 +95,7 @@ def _product(
             grid=(-(-columns // tiles.columns), items.group.shape[0], steps),
             in_specs=_in_specs(tiles, steps, len(kernels), transposed=transposed, has_bias=bias is not None),
             out_specs=pl.BlockSpec((tiles.rows, tiles.columns), lambda j, i, k, *s: (work_items.Items(*s).tile[i], j)),
-            scratch_shapes=[pltpu.VMEM((tiles.rows, tiles.columns), jnp.float32)] * accumulators,
+            scratch_shapes=[pltpu.VMEM((tiles.rows, tiles.columns), jnp.float32)] * len(kernels),
         ),
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"),
@@ -151,60 +150,51 @@ def _kernel(
     last = pl.num_programs(2) - 1
     low, high = work_items.rows_in_tile(items, i, tiles.rows)
 
-    def products(at: pl.Slice) -> list[Array]:
-        left = _cut(x[at, :], 1, k, depth, tiles.depth)
-        axis = 1 if transposed else 0
-        return [
-            lax.dot_general(
-                left,
-                _cut(w[...], axis, k, depth, tiles.depth),
-                (((1,), (axis,)), ((), ())),
-                precision=precision,
-                preferred_element_type=jnp.float32,
-            )
-            for w in kernels
-        ]
-
-    def store(at: pl.Slice, values: list[Array], mine: Array | None) -> None:
-        if bias is not None:
-            values = [v + bias[...].astype(jnp.float32) for v in values]
-        value = activate(values[0], activation)
-        value = value * values[1] if count == 2 else value
-        if mine is not None:
-            value = jnp.where(mine, value, out[at, :].astype(jnp.float32))
-        out[at, :] = value.astype(out.dtype)
+    def add(w: Any, total: Any, at: pl.Slice, start: Any, size: int) -> None:
+        there = pl.ds(start, size)
+        left = _inside(x[at, there], 1, k * tiles.depth + start, depth, tiles.depth)
+        right = w[:, there] if transposed else w[there, :]
+        right = _inside(right, 1 if transposed else 0, k * tiles.depth + start, depth, tiles.depth)
+        contract = (((1,), (1 if transposed else 0,)), ((), ()))
+        # A sum begins from zero, whatever the memory held: a select costs no bundle where a store of zeros does.
+        begins = (k == 0) & (start == 0)
+        kept = jnp.where(begins, jnp.zeros((), jnp.float32), total[at, :])
+        total[at, :] = kept + lax.dot_general(
+            left, right, contract, precision=precision, preferred_element_type=jnp.float32
+        )
 
     def multiply(start: Any, rows: int, whole: bool) -> None:
         at = pl.ds(start, rows)
-        mine = None if whole else work_items.mine(start, rows, low, high)
-        if not sums:
-            return store(at, products(at), mine)
+        for w, total in zip(kernels, sums):
+            work_items.over_chunks(functools.partial(add, w, total, at), tiles.depth, tiles.body_depth)
+        pl.when(k == last)(lambda: store(start, rows, whole))
 
-        @pl.when(k == 0)
-        def _() -> None:
-            for total in sums:
-                total[at, :] = jnp.zeros((rows, tiles.columns), jnp.float32)
-
-        for total, value in zip(sums, products(at)):
-            total[at, :] += value
-        pl.when(k == last)(lambda: store(at, [total[at, :] for total in sums], mine))
+    def store(start: Any, rows: int, whole: bool) -> None:
+        at = pl.ds(start, rows)
+        values = [total[at, :] if bias is None else total[at, :] + bias[...].astype(jnp.float32) for total in sums]
+        value = activate(values[0], activation)
+        keep(at, value * values[1] if count == 2 else value, None if whole else (start, rows))
 
     def clear(start: Any, rows: int, whole: bool) -> None:
-        nothing = [jnp.zeros((rows, tiles.columns), jnp.float32)]
-        kept = jnp.where(
-            work_items.mine(start, rows, low, high), nothing[0], out[pl.ds(start, rows), :].astype(jnp.float32)
-        )
-        out[pl.ds(start, rows), :] = kept.astype(out.dtype)
+        keep(pl.ds(start, rows), jnp.zeros((rows, tiles.columns), jnp.float32), None if whole else (start, rows))
 
-    work_items.over_pieces(multiply, low, high, tiles, when=i < items.counts[0])
-    work_items.over_pieces(clear, low, high, tiles, when=(i >= items.counts[0]) & (i < items.counts[1]) & (k == last))
+    def keep(at: pl.Slice, value: Array, part: tuple[Any, int] | None) -> None:
+        if part is not None:
+            value = jnp.where(work_items.mine(*part, low, high), value, out[at, :].astype(jnp.float32))
+        out[at, :] = value.astype(out.dtype)
+
+    pieces = functools.partial(
+        work_items.over_pieces, low=low, high=high, rows=tiles.rows, body=tiles.body_rows, piece=tiles.piece
+    )
+    pieces(multiply, when=i < items.counts[0])
+    pieces(clear, when=(i >= items.counts[0]) & (i < items.counts[1]) & (k == last))
 
 
-def _cut(block: Array, axis: int, k: Array, depth: int, tile: int) -> Array:
-    """The block with what lies past the depth set to zero; nothing to do when the tile divides the depth."""
+def _inside(block: Array, axis: int, first: Any, depth: int, tile: int) -> Array:
+    """The block, which begins at `first` of the depth, with what lies past its end set to zero; itself when tiles divide it."""
     if depth % tile == 0:
         return block
-    inside = k * tile + lax.broadcasted_iota(jnp.int32, block.shape, axis) < depth
+    inside = first + lax.broadcasted_iota(jnp.int32, block.shape, axis) < depth
     return jnp.where(inside, block.astype(jnp.float32), jnp.zeros((), jnp.float32)).astype(block.dtype)
 
 

@@ -73,20 +73,24 @@ def _kernel(*refs: Any, tiles: pallas_tpu_tiles.Tiles, precision: Any) -> None:
     ends = (i == last) | (items.group[jnp.minimum(i + 1, last)] != group)
     low, high = work_items.rows_in_tile(items, i, tiles.rows)
 
+    def add(at: pl.Slice, mine: Array | None, start: Any, size: int) -> None:
+        there = pl.ds(start, size)
+        left, right = x[at, there], y[at, :]
+        if mine is not None:  # on both sides: zero times what a row of another group holds could be NaN
+            left, right = (_keep(mine, block) for block in (left, right))
+        total[there, :] += lax.dot_general(
+            left, right, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
+        )
+
+    def multiply(start: Any, rows: int, whole: bool) -> None:
+        mine = None if whole else work_items.mine(start, rows, low, high)
+        work_items.over_chunks(functools.partial(add, pl.ds(start, rows), mine), tiles.depth, tiles.body_depth)
+
     @pl.when(begins)
     def _() -> None:
         total[...] = jnp.zeros(total.shape, jnp.float32)
 
-    def multiply(start: Any, rows: int, whole: bool) -> None:
-        left, right = x[pl.ds(start, rows), :], y[pl.ds(start, rows), :]
-        if not whole:  # on both sides: zero times what a row of another group holds could be NaN
-            mine = work_items.mine(start, rows, low, high)
-            left, right = (_keep(mine, block) for block in (left, right))
-        total[...] += lax.dot_general(
-            left, right, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
-        )
-
-    work_items.over_pieces(multiply, low, high, tiles, when=i <= last)
+    work_items.over_pieces(multiply, low, high, tiles.rows, body=tiles.body_rows, piece=tiles.piece, when=i <= last)
 
     @pl.when(ends & (i <= last))
     def _() -> None:

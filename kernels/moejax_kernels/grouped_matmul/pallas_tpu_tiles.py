@@ -11,16 +11,21 @@ PIECE = 128  # rows multiplied at once where a tile of rows belongs to a group i
 
 
 class Tiles(NamedTuple):
-    """rows of x, depth D, columns F of one step; vmem: bytes of vector memory it needs."""
+    """rows of x, depth D, columns F of one step; the rows and depth that one product inside it has; bytes of vector memory.
+
+    The rows (sum_of_outer: the depth) and depth of a body are such that what it keeps of x fits in registers.
+    """
 
     rows: int
     depth: int
     columns: int
+    body_rows: int
+    body_depth: int
     vmem: int
 
     @property
     def piece(self) -> int:
-        """Rows of a piece: PIECE where that divides the rows."""
+        """Rows multiplied of a tile that is shared by groups: PIECE where that divides the rows."""
         return PIECE if self.rows % PIECE == 0 else self.rows
 
 
@@ -42,12 +47,12 @@ def choose(
     kinds = tuple(jnp.dtype(d) for d in dtypes)
 
     def need(tiles: tuple[int, ...]) -> int:
-        return _bytes(op, tiles, (depth, columns), kinds, kernels)
+        return _bytes(op, tiles, kinds, kernels)
 
     if tiling is not None:
         tiles = _given(tiling, sizes, kinds[0])
-        return Tiles(*tiles, vmem=tpu_memory.check_fits(op, tiles, need, held))
-    table = held.tiles[op]["bfloat16" if kinds[0].itemsize <= 2 else "float32"]
+        return _with_body(tiles, held.body(op, kinds[0]), tpu_memory.check_fits(op, tiles, need, held))
+    table = held.largest(op, kinds[0])
     even = 1 << max(0, (-(-rows // groups)) - 1).bit_length()  # rows of a group, were they even, up to a power of two
     most_columns = table[2] if columns <= table[2] // 2 else min(table[2], _shared(columns, held.cores))
     tiles = (
@@ -56,7 +61,14 @@ def choose(
         tpu_memory.tile_of(columns, most_columns),
     )
     tiles = tpu_memory.shrunk(tiles, need, held)
-    return Tiles(*tiles, vmem=tpu_memory.check_fits(op, tiles, need, held))
+    return _with_body(tiles, held.body(op, kinds[0]), tpu_memory.check_fits(op, tiles, need, held))
+
+
+def _with_body(tiles: tuple[int, ...], body: tuple[int, int], vmem: int) -> Tiles:
+    """The body of the table where it divides the rows, else one of all rows."""
+    rows, depth, columns = tiles
+    whole = min(body[0], rows)
+    return Tiles(rows, depth, columns, whole if rows % whole == 0 else rows, min(body[1], depth), vmem)
 
 
 def _shared(size: int, cores: int) -> int:
@@ -77,16 +89,13 @@ def _given(tiling: tuple[int, ...], sizes: tuple[int, int, int, int], dtype: jnp
     return cut  # type: ignore[return-value]
 
 
-def _bytes(op: str, tiles: tuple[int, ...], axes: tuple[int, int], dtypes: tuple[jnp.dtype, ...], kernels: int) -> int:
+def _bytes(op: str, tiles: tuple[int, ...], dtypes: tuple[jnp.dtype, ...], kernels: int) -> int:
     rows, depth, columns = tiles
     operand, out = dtypes
     wide = jnp.dtype(jnp.float32)
     if op == "sum_of_outer":
         streamed = [((rows, depth), operand), ((rows, columns), operand), ((depth, columns), out)]
-        # The sum, one product before it is added, and the first operand turned for the matrix unit.
-        kept = [((depth, columns), wide), ((depth, columns), wide), ((depth, rows), operand)]
-        return tpu_memory.kernel_bytes(streamed, kept)
+        return tpu_memory.kernel_bytes(streamed, [((depth, columns), wide)])
     streamed = [((rows, depth), operand), ((rows, columns), out), ((1, columns), operand)]
     streamed += [((depth, columns), operand)] * kernels
-    sums = 2 if depth < axes[0] else 1  # kept over the depth, and one product before it is added
-    return tpu_memory.kernel_bytes(streamed, [((rows, columns), wide)] * (sums * kernels))
+    return tpu_memory.kernel_bytes(streamed, [((rows, columns), wide)] * kernels)

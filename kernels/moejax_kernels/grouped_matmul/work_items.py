@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.experimental import pallas as pl
 
+from moejax_kernels.tpu_memory import LANES
+
 
 class Items(NamedTuple):
     """Vectors over items, int32. Items from counts[1] on repeat the last one: they move no block and must do nothing.
@@ -88,17 +90,40 @@ def mine(start: Any, rows: int, low: Array, high: Array) -> Array:
     return (row >= low) & (row < high)
 
 
-def over_pieces(do: Callable[[Any, int, bool], None], low: Array, high: Array, tiles: Any, *, when: Array) -> None:
-    """do(start, rows, whole) once for a tile that the item has to itself, else for each piece of rows it reaches into."""
-    whole = (low == 0) & (high == tiles.rows)
-    pl.when(when & whole)(lambda: do(0, tiles.rows, True))
+def over_pieces(
+    do: Callable[[Any, int, bool], None], low: Array, high: Array, rows: int, *, body: int, piece: int, when: Array
+) -> None:
+    """do(start, rows, whole) over the rows low .. high of a tile of `rows`, in bodies or, where bodies are larger, in pieces.
 
-    @pl.when(when & jnp.logical_not(whole) & (high > low))
-    def _() -> None:
-        if tiles.piece == tiles.rows:
-            return do(0, tiles.rows, False)
+    A tile that the item has to itself goes in bodies. Of another only the pieces that its rows reach into are done.
+    """
+    if body <= piece:
+        return pl.when(when & (high > low))(lambda: _loop(do, low // body, (high + body - 1) // body, body, False))
+    whole = (low == 0) & (high == rows)
+    pl.when(when & whole)(lambda: _loop(do, 0, rows // body, body, True))
+    partly = when & jnp.logical_not(whole) & (high > low)
+    pl.when(partly)(lambda: _loop(do, low // piece, (high + piece - 1) // piece, piece, False))
 
-        def step(p: Array, carry: None) -> None:
-            do(pl.multiple_of(p * tiles.piece, tiles.piece), tiles.piece, False)
 
-        lax.fori_loop(low // tiles.piece, (high + tiles.piece - 1) // tiles.piece, step, None)
+def over_chunks(do: Callable[[Any, int], None], size: int, chunk: int) -> None:
+    """do(start, size of chunk) over an axis of lanes: equal chunks of whole lanes, and what is left.
+
+    A loop, not one large product: what a chunk keeps of its operands fits in registers.
+    """
+    count = -(-size // chunk)
+    if size % (count * LANES) == 0:
+        chunk = size // count
+    count = size // chunk
+    if count == 1:
+        do(0, chunk)
+    else:
+        lax.fori_loop(0, count, lambda c, carry: do(pl.multiple_of(c * chunk, chunk), chunk), None)
+    if size % chunk:
+        do(count * chunk, size % chunk)
+
+
+def _loop(do: Callable[[Any, int, bool], None], first: Any, after: Any, rows: int, whole: bool) -> None:
+    def step(p: Array, carry: None) -> None:
+        do(pl.multiple_of(p * rows, rows), rows, whole)
+
+    lax.fori_loop(first, after, step, None)
