@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 from moejax.core.plans import ExpertChoice, Plan, TokenChoice
 from moejax.dispatch.assignment import buffer_capacity, served_slots
 from moejax.dispatch.buffers import Apply, through_experts
+from moejax.dispatch.choices import combine_rows, rows_of_tokens
 
 PLANS = (TokenChoice, ExpertChoice)
 
@@ -30,15 +31,16 @@ def _token_choice(plan: TokenChoice, x: Array, params: Any, apply: Apply) -> Arr
     capacity = buffer_capacity(plan)
     num_slots = plan.num_experts * capacity
     slot = served_slots(plan)
-    slot = jnp.where(slot >= 0, plan.expert * capacity + slot, num_slots)  # out of range: not served
-    token = jnp.broadcast_to(jnp.arange(tokens)[None, :, None], slot.shape)
-    token_of_slot = jnp.full((groups, num_slots), tokens).at[jnp.arange(groups)[:, None, None], slot]
-    rows = _take(x, token_of_slot.set(token, mode="drop"))
+    first = jnp.arange(groups)[:, None, None] * num_slots  # slots of all groups lie behind each other
+    row = jnp.where(slot >= 0, first + plan.expert * capacity + slot, groups * num_slots)  # out of range: not served
+    row_of_choice = row.reshape(-1, choices)
+    none = jnp.full((groups * num_slots,), row.size, row.dtype)
+    choice_of_row = none.at[row.reshape(-1)].set(jnp.arange(row.size, dtype=row.dtype), mode="drop")
+    rows = rows_of_tokens(x.reshape(groups * tokens, -1), choice_of_row, row_of_choice)
     y = through_experts(rows.reshape(groups, plan.num_experts, capacity, -1), params, apply)
-    y = y.reshape(groups, num_slots, -1)
-    chosen = _take(y, slot.reshape(groups, -1)).reshape(groups, tokens, choices, -1)
-    combined = jnp.einsum("GSK,GSKD->GSD", plan.weight.astype(jnp.float32), chosen.astype(jnp.float32))
-    return combined.astype(x.dtype)
+    y = y.reshape(groups * num_slots, -1)
+    combined = combine_rows(y, plan.weight.reshape(-1, choices), choice_of_row, row_of_choice)
+    return combined.reshape(groups, tokens, -1).astype(x.dtype)
 
 
 def _expert_choice(plan: ExpertChoice, x: Array, params: Any, apply: Apply) -> Array:

@@ -13,6 +13,7 @@ from moejax.core.layouts import Ragged
 from moejax.core.plans import Plan, TokenChoice
 from moejax.dispatch.assignment import served_slots
 from moejax.dispatch.buffers import Apply
+from moejax.dispatch.choices import combine_rows, rows_of_tokens
 
 PLANS = (TokenChoice,)
 
@@ -23,16 +24,20 @@ def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) ->
     groups, tokens, choices = plan.expert.shape
     served = plan.expert >= 0 if plan.capacity is None else served_slots(plan) >= 0
     expert = jnp.where(served, plan.expert, plan.num_experts).reshape(-1)  # the choices not served come last
-    group_sizes = jnp.zeros(plan.num_experts, jnp.int32).at[expert].add(1, mode="drop")
-    order = jnp.argsort(expert, stable=True)
-    row_of_choice = jnp.zeros_like(order).at[order].set(jnp.arange(order.size), unique_indices=True)
+    choice_of_row = jnp.argsort(expert, stable=True)
+    row_of_choice = (
+        jnp.zeros_like(choice_of_row)
+        .at[choice_of_row]
+        .set(jnp.arange(expert.size, dtype=choice_of_row.dtype), unique_indices=True)
+    )
+    ends = jnp.searchsorted(jnp.take(expert, choice_of_row), jnp.arange(plan.num_experts), side="right")
+    group_sizes = jnp.diff(ends, prepend=0).astype(jnp.int32)
     if plan.capacity is not None:
-        order = order[: min(order.size, groups * plan.num_experts * plan.capacity)]
-    owned = jnp.arange(order.size) < jnp.sum(group_sizes)
-    token = jnp.where(owned, order // choices, groups * tokens)  # out of range: a row of zeros
-    rows = jnp.take(x.reshape(groups * tokens, -1), token, axis=0, mode="fill", fill_value=0)
+        choice_of_row = choice_of_row[: min(expert.size, groups * plan.num_experts * plan.capacity)]
+    owned = jnp.arange(choice_of_row.size) < ends[-1]
+    choice_of_row = jnp.where(owned, choice_of_row, expert.size)
+    row_of_choice = jnp.where(served.reshape(-1), row_of_choice, choice_of_row.size).reshape(-1, choices)
+    rows = rows_of_tokens(x.reshape(groups * tokens, -1), choice_of_row, row_of_choice)
     y = apply(params, Ragged(rows, group_sizes)).tokens
-    row_of_choice = jnp.where(served.reshape(-1), row_of_choice, order.size)
-    chosen = jnp.take(y, row_of_choice, axis=0, mode="fill", fill_value=0).reshape(groups, tokens, choices, -1)
-    combined = jnp.einsum("GSK,GSKD->GSD", plan.weight.astype(jnp.float32), chosen.astype(jnp.float32))
-    return combined.astype(x.dtype)
+    combined = combine_rows(y, plan.weight.reshape(-1, choices), choice_of_row, row_of_choice)
+    return combined.reshape(groups, tokens, -1).astype(x.dtype)

@@ -6,11 +6,8 @@ Deviations: 'gelu' is the tanh approximation, the default of Flax and so of V-Mo
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 from typing import Any, Literal
 
-import jax
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
 
@@ -18,15 +15,7 @@ from moejax.core.dropout import dropout
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
 from moejax.core.rng import maybe_named, named
-from moejax.linear.bias import add_bias
 from moejax.linear.dense import Dense, init_dense
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_exact": functools.partial(jax.nn.gelu, approximate=False),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}  # all map 0 to 0, so that rows without an expert stay zero
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +56,10 @@ class MlpExperts:
 
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x."""
-        hidden = add_bias(params["up"].grouped_matmul(x), params["up_bias"])
-        active = ACTIVATIONS[self.activation](hidden.tokens)
-        active = dropout(active, self.dropout_rate, key=maybe_named(key, "hidden"))
+        hidden = params["up"].grouped_matmul(x, bias=params["up_bias"], activation=self.activation)
+        active = dropout(hidden.tokens, self.dropout_rate, key=maybe_named(key, "hidden"))
         hidden = dataclasses.replace(hidden, tokens=active)
-        out = add_bias(params["down"].grouped_matmul(hidden), params["down_bias"])
+        out = params["down"].grouped_matmul(hidden, bias=params["down_bias"])
         return dataclasses.replace(out, tokens=dropout(out.tokens, self.dropout_rate, key=maybe_named(key, "output")))
 
     def materialise(self, params: Any) -> dict[str, Array]:

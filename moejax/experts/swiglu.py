@@ -7,7 +7,6 @@ Deviations: kernels are drawn by lecun-normal; the paper gives no initialisation
 import dataclasses
 from typing import Any
 
-import jax
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
 
@@ -15,6 +14,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
 from moejax.core.rng import named
 from moejax.linear.dense import Dense, init_dense
+from moejax.linear.gated import gated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,7 @@ class SwigluExperts:
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x. Nothing is random: the key is not used."""
         del key
-        gate, up = params["gate"].grouped_matmul(x), params["up"].grouped_matmul(x)
-        return params["down"].grouped_matmul(dataclasses.replace(up, tokens=jax.nn.silu(gate.tokens) * up.tokens))
+        return params["down"].grouped_matmul(gated(params["gate"], params["up"], x))
 
     def materialise(self, params: Any) -> dict[str, Array]:
         """Kernels gate [E D F], up [E D F], down [E F D]."""

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from moejax_kernels.grouped_matmul import grouped_matmul
 
 from moejax.core.layouts import Buffers, Layout, Ragged
+from moejax.linear.epilogue import finish
 
 
 @flax.struct.dataclass
@@ -24,12 +25,16 @@ class Dense:
         """The product x @ kernel. FLOPs: 2 D F per row."""
         return x @ self.kernel.astype(x.dtype)
 
-    def grouped_matmul(self, x: Layout) -> Layout:
-        """Each row times its own expert's kernel. FLOPs: 2 D F per row of the layout."""
+    def grouped_matmul(
+        self, x: Layout, *, bias: Float[Array, "E F"] | None = None, activation: str | None = None
+    ) -> Layout:
+        """Each row times its own expert's kernel, plus its bias, through the activation. FLOPs: 2 D F per row."""
         kernel = self.kernel.astype(x.tokens.dtype)
         if isinstance(x, Ragged):
-            return Ragged(grouped_matmul(x.tokens, kernel, x.group_sizes), x.group_sizes)
-        return Buffers(jnp.einsum("ECD,EDF->ECF", x.tokens, kernel))
+            own = None if bias is None else bias.astype(x.tokens.dtype)
+            rows = grouped_matmul(x.tokens, kernel, x.group_sizes, bias=own, activation=activation)
+            return Ragged(rows, x.group_sizes)
+        return finish(Buffers(jnp.einsum("ECD,EDF->ECF", x.tokens, kernel)), bias, activation)
 
     def mix(self, weight: Float[Array, "G E"]) -> "Dense":
         """One kernel per group, the weighted sum over experts: [G D F]."""

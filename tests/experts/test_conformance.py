@@ -11,8 +11,9 @@ from moejax.core.contracts import Experts
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers, Ragged
 from moejax.core.spec import build_method, examples
-from moejax.experts.mlp import ACTIVATIONS, MlpExperts
+from moejax.experts.mlp import MlpExperts
 from moejax.experts.swiglu import SwigluExperts
+from moejax.linear.epilogue import ACTIVATIONS
 
 E, D, F = 3, 5, 6
 BANKS = {f"{name}-{i}": spec for i, (name, spec) in enumerate(examples("experts"))}

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from moejax.core.layouts import Buffers, Ragged
-from moejax.linear.bias import add_bias
 from moejax.linear.dense import Dense, init_dense
+from moejax.linear.epilogue import add_bias
 from moejax.linear.mix import mix
 
 BIAS = jnp.array([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]])

@@ -1,12 +1,12 @@
 """Grouped products from plain XLA operations whose cost does not grow with the number of groups.
 
-A loop over groups multiplies each group's rows in blocks: large blocks while they fit, smaller ones for what is left.
-The last block of a group may overrun into the rows of the next; since groups come in order, the next one overwrites
-them, so no product needs a mask. A sum over rows does, in its last block.
+A loop over groups multiplies each group's rows: in blocks of the largest size while they fit, then what is left in one block
+of the smallest size on a ladder that holds it. One product per group wastes less than several small ones, each of which would
+read (and on a CPU repack) the whole kernel again. The last block is written through a mask, so rows of other groups stay as
+they are; full blocks need none. Which ladder is taken depends on the mean rows of a group, by a measured table (ladders.py).
 Source: ours (measured against `lax.ragged_dot`, which on CPU multiplies every row by every kernel).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,10 +15,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from moejax_kernels.activations import activate
+from moejax_kernels.grouped_matmul.ladders import ladder_for
 from moejax_kernels.grouped_matmul.options import Options
-
-ROW_BLOCKS = (256, 64, 16)  # rows of a block, largest first
-SUM_BLOCKS = (512, 256, 128, 64, 32)  # rows summed at once, largest first
 
 
 def product(
@@ -73,73 +71,101 @@ def over_blocks(
     kernels: a tree of arrays [E ...]. A row's result may depend on its own row only. Source: ours.
     """
     rows = x.shape[0]
-    blocks = _fitting(options.tiling or ROW_BLOCKS, rows)
-    starts = jnp.cumsum(group_sizes) - group_sizes
-    padded = jnp.pad(x, ((0, blocks[0]), (0, 0)))
+    ladder = ladder_for(rows, group_sizes.shape[0], options.tiling)
 
     def one_group(out: Array, group: tuple[Any, Array, Array]) -> tuple[Array, None]:
         mine, start, size = group
-        for block in blocks:
-            last = block == blocks[-1]
-            count = -(-size // block) if last else size // block
 
-            def step(i: Array, out: Array, start: Array = start, block: int = block) -> Array:
-                at = start + i * block
-                result = body(lax.dynamic_slice_in_dim(padded, at, block), mine)
-                return lax.dynamic_update_slice_in_dim(out, result, at, 0)
+        def whole(at: Array, out: Array) -> Array:
+            result = body(lax.dynamic_slice_in_dim(x, at, ladder[-1]), mine)
+            return lax.dynamic_update_slice_in_dim(out, result, at, 0)
 
-            out = lax.fori_loop(0, count, step, out)
-            start, size = start + count * block, size - count * block
-        return out, None
+        def last(at: Array, owned: Array, out: Array) -> Array:
+            block = owned.shape[0]
+            result = body(lax.dynamic_slice_in_dim(x, at, block), mine)
+            result = jnp.where(owned[:, None], result, lax.dynamic_slice_in_dim(out, at, block))
+            return lax.dynamic_update_slice_in_dim(out, result, at, 0)
 
-    out, _ = lax.scan(one_group, jnp.zeros((rows + blocks[0], width), options.dtype), (kernels, starts, group_sizes))
-    owned = jnp.arange(rows) < jnp.sum(group_sizes)
-    return jnp.where(owned[:, None], out[:rows], jnp.zeros((), options.dtype))
+        return walk(ladder, start, size, rows, whole, last, out), None
+
+    starts = jnp.cumsum(group_sizes) - group_sizes
+    out = jnp.zeros((rows, width), options.dtype)
+    if rows == 0:
+        return out
+    return lax.scan(one_group, out, (kernels, starts, group_sizes))[0]
 
 
 def sum_of_outer(
     x: Float[Array, "M D"], y: Float[Array, "M F"], group_sizes: Int[Array, "E"], *, options: Options
 ) -> Float[Array, "E D F"]:
     """The sum of x[m] y[m] over the rows of each group, block by block. Source: ours."""
-    blocks = _fitting(SUM_BLOCKS, x.shape[0])
-    largest, smaller = blocks[0], blocks[::-1]
-    starts = jnp.cumsum(group_sizes) - group_sizes
-    x_padded, y_padded = (jnp.pad(a, ((0, largest), (0, 0))) for a in (x, y))
-
-    def outer(at: Array, size: Array, *, block: int) -> Array:
-        mine = (jnp.arange(block) < size)[:, None]  # on both sides: zero times what a later row holds could be NaN
-        left, right = (
-            jnp.where(mine, lax.dynamic_slice_in_dim(a, at, block), jnp.zeros((), a.dtype))
-            for a in (x_padded, y_padded)
-        )
-        return _dot(left, right, 0, 0, options)
-
-    def nothing(at: Array, size: Array) -> Array:
-        return jnp.zeros((x.shape[1], y.shape[1]), options.accumulator)
+    rows = x.shape[0]
+    ladder = ladder_for(rows, group_sizes.shape[0], options.tiling)
 
     def one_group(_: None, group: tuple[Array, Array]) -> tuple[None, Array]:
-        start, size = group
-        count = size // largest
-        left = size - count * largest
-        at = start + count * largest
-        branches: list[Callable[..., Array]] = [nothing, *(functools.partial(outer, block=block) for block in smaller)]
-        total = lax.switch(jnp.searchsorted(jnp.array((0, *smaller)), left), branches, at, left)
+        def whole(at: Array, total: Array) -> Array:
+            left, right = (lax.dynamic_slice_in_dim(a, at, ladder[-1]) for a in (x, y))
+            return total + _dot(left, right, 0, 0, options)
 
-        def add(i: Array, total: Array) -> Array:
-            return total + outer(start + i * largest, jnp.int32(largest), block=largest)
+        def last(at: Array, owned: Array, total: Array) -> Array:
+            del total  # the first block of a group, written over the zeros
+            # Masked on both sides: zero times what another row holds could be NaN.
+            left, right = (
+                jnp.where(owned[:, None], lax.dynamic_slice_in_dim(a, at, owned.shape[0]), jnp.zeros((), a.dtype))
+                for a in (x, y)
+            )
+            return _dot(left, right, 0, 0, options)
 
-        return None, lax.fori_loop(0, count, add, total).astype(options.dtype)
+        total = jnp.zeros((x.shape[1], y.shape[1]), options.accumulator)
+        return None, walk(ladder, *group, rows, whole, last, total, remainder_first=True).astype(options.dtype)
 
+    starts = jnp.cumsum(group_sizes) - group_sizes
+    if rows == 0:
+        return jnp.zeros((group_sizes.shape[0], x.shape[1], y.shape[1]), options.dtype)
     return lax.scan(one_group, None, (starts, group_sizes))[1]
 
 
-def _fitting(blocks: tuple[int, ...], rows: int) -> tuple[int, ...]:
-    """Blocks no larger than the rows; the smallest always."""
-    return tuple(block for block in blocks if block <= max(rows, blocks[-1]))
+def walk(
+    ladder: tuple[int, ...],
+    start: Array,
+    size: Array,
+    rows: int,
+    whole: Callable[[Array, Array], Array],
+    last: Callable[[Array, Array, Array], Array],
+    carry: Array,
+    *,
+    remainder_first: bool = False,
+) -> Array:
+    """Carries `carry` through the blocks of one group: whole(at, carry) for each of ladder[-1] rows from `at`, all the group's,
+    and last(at, owned [block], carry) for at most one block that holds what is left; `owned` marks the group's rows in it.
+
+    Source: ours.
+    """
+    count = size // ladder[-1]
+    left, end = size - count * ladder[-1], start + size
+
+    def remainder(carry: Array) -> Array:
+        smaller = 0
+        for block in ladder:
+            # A loop of no or one turn: a conditional would copy what it carries. The place depends on the turn, or XLA
+            # would compute the block's product ahead of the loop, for every step of the ladder.
+            def turn(i: Array, carry: Array, block: int = block) -> Array:
+                at = jnp.minimum(end - left + i * block, rows - block)
+                index = at + jnp.arange(block, dtype=at.dtype)
+                return last(at, (index >= end - left) & (index < end), carry)
+
+            taken = (left > smaller) & (left <= block)
+            carry = lax.fori_loop(0, taken.astype(jnp.int32), turn, carry)
+            smaller = block
+        return carry
+
+    if remainder_first:
+        carry = remainder(carry)
+    carry = lax.fori_loop(0, count, lambda i, carry: whole(start + i * ladder[-1], carry), carry)
+    return carry if remainder_first else remainder(carry)
 
 
 def _dot(a: Array, b: Array, a_axis: int, b_axis: int, options: Options) -> Array:
     """The product over one axis of each, summed and returned in float32 at least."""
-    wide = options.accumulator
     contract = (((a_axis,), (b_axis,)), ((), ()))
-    return lax.dot_general(a, b, contract, precision=options.precision, preferred_element_type=wide)
+    return lax.dot_general(a, b, contract, precision=options.precision, preferred_element_type=options.accumulator)

@@ -1,12 +1,23 @@
-"""A bias per expert, added to a layout.
+"""What may follow a product, row by row: the expert's own bias, then an activation.
 
 Source: ours.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+from moejax_kernels.activations import ACTIVATIONS, activate
 
 from moejax.core.layouts import Buffers, Layout, Ragged
+
+__all__ = ["ACTIVATIONS", "activate", "add_bias", "finish"]
+
+
+def finish(x: Layout, bias: Float[Array, "E F"] | None, activation: str | None) -> Layout:
+    """activation(x + bias), for leaves whose product does not end with it by itself. None leaves a part out."""
+    biased = x if bias is None else add_bias(x, bias)
+    return dataclasses.replace(biased, tokens=activate(biased.tokens, activation))
 
 
 def add_bias(x: Layout, bias: Float[Array, "E F"]) -> Layout:

@@ -1,0 +1,27 @@
+"""Sizes of the blocks that `xla` multiplies: a ladder per mean number of rows of a group, measured on a CPU."""
+
+import functools
+import importlib.resources
+import json
+
+
+def ladder_for(rows: int, groups: int, tiling: tuple[int, ...] | None) -> tuple[int, ...]:
+    """Sizes in rising order, none above `rows`; `tiling` instead of the table where it is given.
+
+    The table tuned/cpu.json (made by kernels/bench/tune.py) has a ladder for every power of two of rows per group; the
+    nearest is taken. Raises ValueError for a tiling with a size below 1. Source: ours.
+    """
+    if tiling is not None and (not tiling or min(tiling) < 1):
+        raise ValueError(f"tiling={tiling!r}: 'xla' takes the sizes of blocks of rows, each at least 1.")
+    if tiling is None:
+        table = measured_ladders()
+        mean = rows / groups
+        tiling = table[min(table, key=lambda size: max(size / max(mean, 1e-9), mean / size))]
+    return tuple(sorted({min(size, max(rows, 1)) for size in tiling}))
+
+
+@functools.cache
+def measured_ladders() -> dict[int, tuple[int, ...]]:
+    """Mean rows of a group -> ladder, as packaged. Source: ours."""
+    text = (importlib.resources.files(__package__) / "tuned" / "cpu.json").read_text()
+    return {int(size): tuple(ladder) for size, ladder in json.loads(text)["ladders"].items()}
