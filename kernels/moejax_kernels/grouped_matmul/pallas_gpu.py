@@ -114,6 +114,7 @@ def _multiply(
         out_type=_compat.output_of((x.shape[0], columns), options.dtype, *operands),
         grid=(plan.row_tiles * plan.columns,),
         grid_names=("block",),
+        kernel_name=f"grouped_{op}",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         interpret=_compat.gpu_interpreter(options.interpret),
     )

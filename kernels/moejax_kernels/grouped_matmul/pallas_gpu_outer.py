@@ -65,6 +65,7 @@ def sum_of_outer(x: Array, y: Array, group_sizes: Array, *, options: Options) ->
         out_type=_compat.output_of(shape, options.dtype, *operands),
         grid=(groups, plan.down * plan.across),
         grid_names=("group", "part"),
+        kernel_name="grouped_sum_of_outer",
         compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
         interpret=_compat.gpu_interpreter(options.interpret),
     )
@@ -114,15 +115,16 @@ def _sum(
         def row(k: Any) -> Any:
             return place * ALIGNED + k * tile.rows
 
+        def spec(shape: tuple[Any, ...], index: Any) -> Any:
+            return plgpu.BlockSpec(shape, index, delay_release=1, transforms=swizzled(x.dtype))
+
         rows = pl.Element(tile.rows)
-        x_spec = (
-            ((tile.depth, rows), lambda k: (down, row(k))) if turned else ((rows, tile.depth), lambda k: (row(k), down))
-        )
-        specs = [x_spec, ((rows, tile.columns), lambda k: (row(k), across))]
+        rows_of_x = spec((rows, tile.depth), lambda k: (row(k), down))
+        columns_of_x = spec((tile.depth, rows), lambda k: (down, row(k)))
         plgpu.emit_pipeline(
             step,
             grid=(steps,),
-            in_specs=[plgpu.BlockSpec(*spec, delay_release=1, transforms=swizzled(x.dtype)) for spec in specs],
+            in_specs=[columns_of_x if turned else rows_of_x, spec((rows, tile.columns), lambda k: (row(k), across))],
             max_concurrent_steps=tile.stages,
         )(x, y)
         return total[...]

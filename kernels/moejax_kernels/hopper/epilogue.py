@@ -8,7 +8,6 @@ from jax import lax
 
 from moejax_kernels.activations import activate
 
-
 _P = 0.3275911  # formula 7.1.26: erfc(z) = t (c1 + t (c2 + ...)) exp(-z^2) with t = 1 / (1 + P z), within 1.5e-7
 _C = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 

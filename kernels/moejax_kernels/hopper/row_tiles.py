@@ -37,7 +37,7 @@ def row_tiles(group_sizes: Int[Array, "E"], rows: int, tile: int) -> Int[Array, 
     first = jnp.maximum(load, starts[group])
     count = jnp.maximum(jnp.minimum(load + tile, stops[group]) - first, 0)
     used = place < tile_stops[-1]
-    return jnp.stack([group, load // ALIGNED, first - load, count]) * used
+    return jnp.where(used, jnp.stack([group, load // ALIGNED, first - load, count]), 0)
 
 
 def banded(block: Any, row_tiles: int, columns: int, band: int) -> tuple[jax.Array, jax.Array]:
