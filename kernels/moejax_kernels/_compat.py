@@ -46,3 +46,15 @@ def copies_are_clipped(interpret: Any) -> bool:
     from jax.experimental.pallas import mosaic_gpu
 
     return interpret is False or interpret is None or hasattr(mosaic_gpu, "InterpretGPUParams")
+
+
+def reset_gpu_interpreter() -> None:
+    """Forgets what an interpreted kernel left behind when it raised; to be called before the next one."""
+    from jax._src.pallas.mosaic_gpu.interpret import interpret_pallas_call
+
+    interpret_pallas_call.reset_gpu_interpret_mode_state()
+
+
+def abstract_gpu(kind: str) -> Any:
+    """An abstract device of that kind, for `jax.sharding.AbstractMesh`, to lower for a GPU that is not there."""
+    return jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform="gpu")
