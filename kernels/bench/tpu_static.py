@@ -86,7 +86,6 @@ def main_loop(parts: list[Segment]) -> Segment:
 def case(op: str, model: str, tiling: tuple[int, int, int] | None) -> tuple[Any, list[Any], int]:
     """Function, (shape, dtype) of its arguments, and its useful FLOPs."""
     import jax.numpy as jnp
-
     from moejax_kernels.grouped_matmul import api
 
     m, d, f, e = MODELS[model]
@@ -101,16 +100,16 @@ def case(op: str, model: str, tiling: tuple[int, int, int] | None) -> tuple[Any,
     }[op]
 
 
-def compile_for(chip: str, function: Any, specs: list[Any]) -> Any:
-    """The function compiled for one device of a generation that need not be there. specs: (shape, dtype) of arguments."""
+def compile_for(chip: str, function: Any, specs: list[Any], devices: int = 1) -> Any:
+    """The function compiled for devices of a generation that need not be there. specs: (shape, dtype) of arguments."""
     import jax
     import numpy as np
     from jax.experimental import topologies
-    from jax.sharding import Mesh, NamedSharding, PartitionSpec
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
     name, settings = TOPOLOGIES[chip]
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices
-    mesh = Mesh(np.array(devices[:1]), ("x",))
+    present = topologies.get_topology_desc(platform="tpu", topology_name=name, **settings).devices
+    mesh = Mesh(np.array(present[:devices]), ("x",), axis_types=(AxisType.Auto,))
     sharding = NamedSharding(mesh, PartitionSpec())
     arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in specs]
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -145,7 +144,9 @@ def read_dump(folder: pathlib.Path) -> dict[str, Any]:
         "kernel_bundles": sum(part.bundles for part in parts),
         "kernel_spills": sum(part.spills for part in parts),
         "segments": [
-            [part.bundles, round(part.matrix / part.slots, 3), part.spills, part.fills] for part in parts if part.bundles > 99
+            [part.bundles, round(part.matrix / part.slots, 3), part.spills, part.fills]
+            for part in parts
+            if part.bundles > 99
         ],
     }
 

@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 from moejax_kernels.activations import activate
 from moejax_kernels.grouped_matmul.options import Options, accumulator_of
+from moejax_kernels.manual_axes import vary_alike
 
 
 def product(
@@ -34,6 +35,7 @@ def product(
     options: Options,
 ) -> Array:
     """activation(x w[e] + bias[e]), differentiable."""
+    x, w, bias, group_sizes = vary_alike((x, w, bias, group_sizes))
     return _product(x, w, bias, _cut(group_sizes, x.shape[0]), transposed, activation, options)
 
 
@@ -41,11 +43,13 @@ def gated_product(
     x: Array, gate: Array, up: Array, group_sizes: Array, activation: str | None, options: Options
 ) -> Array:
     """activation(x gate[e]) * (x up[e]), differentiable."""
+    x, gate, up, group_sizes = vary_alike((x, gate, up, group_sizes))
     return _gated_product(x, gate, up, _cut(group_sizes, x.shape[0]), activation, options)
 
 
 def outer(x: Array, y: Array, group_sizes: Array, options: Options) -> Array:
     """Sums of x[m] y[m] over the rows of each group, differentiable."""
+    x, y, group_sizes = vary_alike((x, y, group_sizes))
     return _outer(x, y, _cut(group_sizes, x.shape[0]), options)
 
 
