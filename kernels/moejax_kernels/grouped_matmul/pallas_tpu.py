@@ -150,7 +150,7 @@ def _kernel(
     last = pl.num_programs(2) - 1
     low, high = work_items.rows_in_tile(items, i, tiles.rows)
 
-    def add(w: Any, total: Any, at: pl.Slice, start: Any, size: int) -> None:
+    def add(w: Any, total: Any, at: Any, start: Any, size: int) -> None:
         there = pl.ds(start, size)
         left = _inside(x[at, there], 1, k * tiles.depth + start, depth, tiles.depth)
         right = w[:, there] if transposed else w[there, :]
@@ -178,7 +178,7 @@ def _kernel(
     def clear(start: Any, rows: int, whole: bool) -> None:
         keep(pl.ds(start, rows), jnp.zeros((rows, tiles.columns), jnp.float32), None if whole else (start, rows))
 
-    def keep(at: pl.Slice, value: Array, part: tuple[Any, int] | None) -> None:
+    def keep(at: Any, value: Array, part: tuple[Any, int] | None) -> None:
         if part is not None:
             value = jnp.where(work_items.mine(*part, low, high), value, out[at, :].astype(jnp.float32))
         out[at, :] = value.astype(out.dtype)

@@ -73,7 +73,7 @@ def _kernel(*refs: Any, tiles: pallas_tpu_tiles.Tiles, precision: Any) -> None:
     ends = (i == last) | (items.group[jnp.minimum(i + 1, last)] != group)
     low, high = work_items.rows_in_tile(items, i, tiles.rows)
 
-    def add(at: pl.Slice, mine: Array | None, start: Any, size: int) -> None:
+    def add(at: Any, mine: Array | None, start: Any, size: int) -> None:
         there = pl.ds(start, size)
         left, right = x[at, there], y[at, :]
         if mine is not None:  # on both sides: zero times what a row of another group holds could be NaN

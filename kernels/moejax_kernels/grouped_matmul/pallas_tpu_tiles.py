@@ -60,7 +60,8 @@ def choose(
         tpu_memory.tile_of(depth, table[1]),
         tpu_memory.tile_of(columns, most_columns),
     )
-    tiles = tpu_memory.shrunk(tiles, need, held)
+    rows, depth, columns = tpu_memory.shrunk(tiles, need, held)
+    tiles = (rows, depth, columns)
     return _with_body(tiles, held.body(op, kinds[0]), tpu_memory.check_fits(op, tiles, need, held))
 
 

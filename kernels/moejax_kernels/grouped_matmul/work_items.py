@@ -110,6 +110,7 @@ def over_chunks(do: Callable[[Any, int], None], size: int, chunk: int) -> None:
 
     A loop, not one large product: what a chunk keeps of its operands fits in registers.
     """
+    chunk = min(chunk, size)
     count = -(-size // chunk)
     if size % (count * LANES) == 0:
         chunk = size // count
