@@ -21,6 +21,9 @@ import jax.numpy as jnp
 from moejax_kernels.grouped_matmul import pallas_gpu, pallas_gpu_outer
 from moejax_kernels.grouped_matmul.api import grouped_gated_matmul, grouped_matmul, grouped_outer
 from moejax_kernels.hopper import ahead_of_time, limits
+from moejax_kernels.lowrank_matmul import pallas_gpu as lowrank_gpu
+from moejax_kernels.lowrank_matmul import pallas_gpu_ffn as lowrank_gpu_ffn
+from moejax_kernels.lowrank_matmul.api import grouped_lowrank_ffn, grouped_lowrank_matmul
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gpu_static.json"
 MODELS = {  # rows, width, hidden width, experts
@@ -29,7 +32,8 @@ MODELS = {  # rows, width, hidden width, experts
     "mixtral": (8192, 4096, 14336, 8),
     "deepseek": (8192, 2048, 1408, 64),
 }
-OPS = ("product", "transposed", "gated", "outer")
+OPS = ("product", "transposed", "gated", "outer", "lowrank", "lowrank_ffn")
+NAMES = {"transposed": "product", "gated": "gated_product", "outer": "sum_of_outer", "lowrank": "lowrank_product"}
 REGISTERS, SHARED_OF_ALL = 65536, 233472  # of one multiprocessor
 
 
@@ -47,6 +51,16 @@ def case(op: str, model: str, tiling: tuple[int, ...] | None = None) -> tuple[Ca
         return lambda x, g, u, s: grouped_gated_matmul(x, g, u, s, **settings), (x, w, w, sizes)
     if op == "outer":
         return lambda x, y, s: grouped_outer(x, y, s, **settings), (x, y, sizes)
+    rank = rank_of(model)
+    u, v = ((experts, width, rank), jnp.bfloat16), ((experts, rank, hidden), jnp.bfloat16)
+    if op == "lowrank":
+        return lambda x, u, v, s: grouped_lowrank_matmul(x, u, v, s, **settings), (x, u, v, sizes)
+    back = ((experts, hidden, rank), jnp.bfloat16), ((experts, rank, width), jnp.bfloat16)
+    if op == "lowrank_ffn":
+        return (
+            lambda x, u, v, a, b, s: grouped_lowrank_ffn(x, (u, v), (a, b), s, activation="gelu", **settings),
+            (x, u, v, *back, sizes),
+        )
     raise ValueError(f"op={op!r} is not one of {', '.join(OPS)}.")
 
 
@@ -86,13 +100,22 @@ def read_record(path: pathlib.Path) -> dict[str, int]:
     return record
 
 
+def rank_of(model: str) -> int:
+    """About an eighth of the width, in whole rows of shared memory (64 columns)."""
+    return -(-MODELS[model][1] // 8 // 64) * 64
+
+
 def model_bytes(op: str, model: str, tiling: tuple[int, ...] | None) -> tuple[limits.Tiling, int]:
     """The tiling of a case and the shared memory that our model says it needs."""
     rows, _, _, experts = MODELS[model]
-    name = {"product": "product", "transposed": "product", "gated": "gated_product", "outer": "sum_of_outer"}[op]
-    tile = limits.tiling_for(name, tiling, -(-rows // experts))
+    tile = limits.tiling_for(NAMES.get(op, op), tiling, -(-rows // experts))
+    rank = rank_of(model)
     if op == "outer":
         return tile, pallas_gpu_outer.shared_bytes(tile, 2)
+    if op == "lowrank":
+        return tile, lowrank_gpu.shared_bytes(tile, rank, 2)
+    if op == "lowrank_ffn":
+        return tile, lowrank_gpu_ffn.shared_bytes(tile, (rank,), rank, 2)
     return tile, pallas_gpu.shared_bytes(tile, 2 if op == "gated" else 1, 2)
 
 

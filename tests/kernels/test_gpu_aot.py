@@ -28,7 +28,7 @@ def test_kernels_compile_without_spills_and_as_our_model_says(op, model):
     row = gpu_static.record(op, model, None)
     assert row["spill_stores"] == row["spill_loads"] == 0
     assert row["shared_bytes"] == row["shared_bytes_by_our_model"] <= limits.SHARED_BYTES
-    assert row["blocks_per_multiprocessor"] >= 2
+    assert row["blocks_per_multiprocessor"] >= (1 if op.startswith("lowrank") else 2)
     assert row["matrix_instructions"] >= 4
     assert row["temporary_bytes"] < 1 << 16  # lists of tiles; no operand is copied
 
@@ -79,7 +79,7 @@ def test_compilation_tells_spills(monkeypatch):
     monkeypatch.setattr(limits, "ACCUMULATORS", 256)
 
     def run(x, w, sizes):
-        return grouped_matmul(x, w, sizes, implementation="pallas_gpu", tiling=(128, 64, 256, 2))
+        return grouped_matmul(x, w, sizes, implementation="pallas_gpu", tiling=(256, 64, 128, 2))
 
     operands = (((512, 512), jnp.bfloat16), ((2, 512, 512), jnp.bfloat16), ((2,), jnp.int32))
     _, (kernel,) = gpu_static.compiled_with_record(run, operands)

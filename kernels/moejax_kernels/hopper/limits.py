@@ -14,6 +14,7 @@ SHARED_BYTES = 232448  # shared memory that one block may ask for (CUDA C progra
 ACCUMULATORS = (
     192  # float32 sums that one thread can keep beside its addresses without spilling (seen in ptxas' output)
 )
+BARRIER = 8  # bytes; one per stage
 THREADS = 128  # of the one warpgroup that a block has
 _TABLE = pathlib.Path(__file__).parent.parent / "grouped_matmul" / "tuned" / "gpu.json"
 
@@ -51,11 +52,14 @@ def tiling_for(op: str, tiling: tuple[int, ...] | None, rows_per_group: int) -> 
     if not 3 <= len(tiling) <= 5:
         raise ValueError(f"tiling={tiling}: pallas_gpu takes (rows, depth, columns), then stages and band if wanted.")
     tile = Tiling(*tiling)
+    widest = 256 if op == "sum_of_outer" else 192  # the backend finds no layout to store 256 columns row by row
     sides = (tile.rows, tile.depth, tile.columns)
-    if any(side % 64 or not 64 <= side <= 256 for side in sides) or tile.stages < 2 or tile.band < 1:
+    legal = all(side % 64 == 0 and 64 <= side <= 256 for side in sides) and tile.columns <= widest
+    if not legal or tile.stages < 2 or tile.band < 1:
         raise ValueError(
-            f"tiling={tiling}: pallas_gpu takes rows, depth and columns of 64, 128, 192 or 256 (a matrix instruction has 64 "
-            f"rows, a row of shared memory 64 columns) and at least 2 stages; {fitting(op).told()[:4]} is one for {op}."
+            f"tiling={tiling}: pallas_gpu takes rows and depth of 64, 128, 192 or 256, columns up to {widest} (a matrix "
+            f"instruction has 64 rows, a row of shared memory 64 columns) and at least 2 stages; {fitting(op).told()[:4]} is "
+            f"one for {op}."
         )
     return tile
 
@@ -68,18 +72,24 @@ def fitting(op: str) -> Tiling:
 def shared_bytes(streamed: int, stages: int, kept: int) -> int:
     """Shared memory of a block: stages of `streamed` bytes, or the tile that is `kept` after them, whichever is more.
 
-    8 bytes per stage are its barrier; buffers begin at multiples of 1 KiB. Source: ours, checked against the compiler's record.
+    Buffers begin at multiples of 1 KiB. Source: ours, checked against the compiler's record.
     """
-    return max(stages * (-(-streamed // 1024) * 1024), -(-kept // 1024) * 1024) + 8 * stages
+    return max(stages * (-(-streamed // 1024) * 1024), -(-kept // 1024) * 1024) + BARRIER * stages
 
 
 def check_fits(op: str, tile: Tiling, need: Callable[[Tiling], int], accumulators: int) -> None:
     """Raises ValueError, with the numbers and a tiling that fits, when a block has not enough memory or registers."""
     told = tile.told()[:4]
     if (needed := need(tile)) > SHARED_BYTES:
+        smaller = _shrunk(tile, need)
+        fits = need(smaller) <= SHARED_BYTES
+        way = (
+            f"tiling={smaller.told()[:4]} fits"
+            if fits
+            else "no tiling fits: lower the rank, or take implementation='xla'"
+        )
         raise ValueError(
-            f"{op}: tiling={told} needs {needed} bytes of shared memory and a block has {SHARED_BYTES}; "
-            f"tiling={_shrunk(tile, need).told()[:4]} fits."
+            f"{op}: tiling={told} needs {needed} bytes of shared memory and a block has {SHARED_BYTES}; {way}."
         )
     if accumulators > ACCUMULATORS * THREADS:
         raise ValueError(
