@@ -53,12 +53,11 @@ def _combine_backward(saved, d_out):
     rows, weight, choice_of_row, row_of_choice = saved
     tokens, choices = weight.shape
     held = choice_of_row < tokens * choices
-    d_of_row = _take(d_out, jnp.where(held, choice_of_row // choices, tokens))
+    token = jnp.where(held, choice_of_row // choices, tokens)
     weight_of_row = _take(weight.astype(jnp.float32).reshape(-1, 1), choice_of_row)
-    d_rows = (d_of_row * weight_of_row).astype(rows.dtype)
-    # The row's own inner product first, then one number per choice: no [T K D] is gathered.
-    inner = jnp.sum(rows.astype(jnp.float32) * d_of_row, axis=1, keepdims=True)
-    d_weight = _take(inner, row_of_choice)[:, :, 0].astype(weight.dtype)
+    d_rows = (_take(d_out, token) * weight_of_row).astype(rows.dtype)
+    gathered = _take(rows, row_of_choice).astype(jnp.float32)
+    d_weight = jnp.sum(gathered * d_out[:, None, :], axis=-1).astype(weight.dtype)
     return d_rows, d_weight, None, None
 
 

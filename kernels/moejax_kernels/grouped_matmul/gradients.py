@@ -74,6 +74,8 @@ def _product_forward(x, w, bias, group_sizes, transposed, activation, options):
 def _product_backward(transposed, activation, options, residuals, dy):
     x, w, bias, group_sizes, linear = residuals
     if activation is not None:
+        # The barrier keeps what the activation computes inside (a tanh of [M F]) from being kept since the forward pass.
+        linear = jax.lax.optimization_barrier(linear)
         dy = jax.vjp(functools.partial(activate, name=activation), linear)[1](dy)[0]
     dy = dy.astype(x.dtype)
     dx = _product(dy, w, None, group_sizes, not transposed, None, _turned(options, x.dtype))

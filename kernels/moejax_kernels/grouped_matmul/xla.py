@@ -101,28 +101,29 @@ def sum_of_outer(
     """The sum of x[m] y[m] over the rows of each group, block by block. Source: ours."""
     rows = x.shape[0]
     ladder = ladder_for(rows, group_sizes.shape[0], options.tiling)
+    starts = jnp.cumsum(group_sizes) - group_sizes
+    out = jnp.zeros((group_sizes.shape[0], x.shape[1], y.shape[1]), options.accumulator)
+    if rows == 0:
+        return out.astype(options.dtype)
 
-    def one_group(_: None, group: tuple[Array, Array]) -> tuple[None, Array]:
-        def whole(at: Array, total: Array) -> Array:
+    # The whole result is carried, so that a product lands in its place with one copy and no sum of its own.
+    def one_group(group: Array, out: Array) -> Array:
+        def whole(at: Array, out: Array) -> Array:
             left, right = (lax.dynamic_slice_in_dim(a, at, ladder[-1]) for a in (x, y))
-            return total + _dot(left, right, 0, 0, options)
+            so_far = lax.dynamic_index_in_dim(out, group, keepdims=False)
+            return lax.dynamic_update_index_in_dim(out, so_far + _dot(left, right, 0, 0, options), group, 0)
 
-        def last(at: Array, owned: Array, total: Array) -> Array:
-            del total  # the first block of a group, written over the zeros
-            # Masked on both sides: zero times what another row holds could be NaN.
+        def last(at: Array, owned: Array, out: Array) -> Array:
+            # Masked on both sides: zero times what another row holds could be NaN. First of its group, so it need not add.
             left, right = (
                 jnp.where(owned[:, None], lax.dynamic_slice_in_dim(a, at, owned.shape[0]), jnp.zeros((), a.dtype))
                 for a in (x, y)
             )
-            return _dot(left, right, 0, 0, options)
+            return lax.dynamic_update_index_in_dim(out, _dot(left, right, 0, 0, options), group, 0)
 
-        total = jnp.zeros((x.shape[1], y.shape[1]), options.accumulator)
-        return None, walk(ladder, *group, rows, whole, last, total, remainder_first=True).astype(options.dtype)
+        return walk(ladder, starts[group], group_sizes[group], rows, whole, last, out, remainder_first=True)
 
-    starts = jnp.cumsum(group_sizes) - group_sizes
-    if rows == 0:
-        return jnp.zeros((group_sizes.shape[0], x.shape[1], y.shape[1]), options.dtype)
-    return lax.scan(one_group, None, (starts, group_sizes))[1]
+    return lax.fori_loop(0, group_sizes.shape[0], one_group, out).astype(options.dtype)
 
 
 def walk(
