@@ -1,6 +1,10 @@
 """The grouped product: every implementation equals the reference for all patterns of groups, in value and gradients."""
 
 import functools
+import os
+import pathlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -159,3 +163,50 @@ def test_work_does_not_grow_with_the_groups(implementation):
 
     assert flops(32, implementation) < 1.5 * flops(2, implementation)
     assert flops(32, "reference") > 8 * flops(2, "reference")
+
+
+SHARDED = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import PartitionSpec as P
+from moejax_kernels.grouped_matmul import grouped_gated_matmul, grouped_matmul, grouped_outer
+
+mesh = jax.make_mesh((4, 2), ("data", "expert"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+draw = lambda seed, *shape: jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+x, sizes = draw(0, 4, 2, 24, 6), jnp.array(np.random.default_rng(1).integers(0, 7, (4, 4)), jnp.int32)
+w, bias, gate, up = draw(2, 4, 6, 3), draw(3, 4, 3), draw(4, 4, 6, 5), draw(5, 4, 6, 5)
+
+def local(x, w, bias, gate, up, sizes):
+    y = grouped_matmul(x, w, sizes, bias=bias, activation="gelu")
+    z = grouped_gated_matmul(x, gate, up, sizes)
+    return jnp.sum(jnp.sin(y)) + jnp.sum(z**2) + jnp.sum(grouped_outer(y, z, sizes) ** 2)
+
+# Rows and experts are spread over eight devices; each expert's weights are the same for the four of its column.
+@jax.shard_map(mesh=mesh, in_specs=(P("data", "expert"), P("expert"), P("data", "expert")), out_specs=P())
+def sharded(x, weights, sizes):
+    return jax.lax.psum(local(x[0, 0], *weights, sizes[0]), ("data", "expert"))
+
+def whole(x, weights, sizes):
+    total = 0.0
+    for i in range(4):
+        for j in range(2):
+            half = (a[2 * j : 2 * j + 2] for a in weights)
+            total = total + local(x[i, j], *half, sizes[i, 2 * j : 2 * j + 2])
+    return total
+
+found, wanted = (
+    jax.jit(jax.value_and_grad(f, argnums=(0, 1)))(x, (w, bias, gate, up), sizes) for f in (sharded, whole)
+)
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), found, wanted)
+print("eight devices agree")
+"""
+
+
+def test_inside_shard_map_on_eight_devices():
+    env = os.environ | {
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2] / "kernels"),
+    }
+    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "eight devices agree" in done.stdout

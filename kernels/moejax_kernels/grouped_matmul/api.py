@@ -24,6 +24,7 @@ from moejax_kernels.activations import check_activation
 from moejax_kernels.grouped_matmul import gradients
 from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes, check_kernel
 from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.manual_axes import vary_alike
 from moejax_kernels.platforms import choose_implementation
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu", "tokamax")
@@ -60,6 +61,7 @@ def grouped_matmul(
         raise ValueError(f"bias has shape {bias.shape}; it must be (E, F) = {(w.shape[0], width)}.")
     options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
     with jax.named_scope(f"grouped_matmul_{options.implementation}"):
+        x, w, bias, group_sizes = vary_alike((x, w, bias, group_sizes))
         return gradients.product(x, w, bias, group_sizes, transposed, activation, options)
 
 
@@ -90,6 +92,7 @@ def grouped_gated_matmul(
     dtype = check_floating(x=x, gate=gate, up=up)
     options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
     with jax.named_scope(f"grouped_gated_matmul_{options.implementation}"):
+        x, gate, up, group_sizes = vary_alike((x, gate, up, group_sizes))
         return gradients.gated_product(x, gate, up, group_sizes, activation, options)
 
 
@@ -114,6 +117,7 @@ def grouped_outer(
     dtype = check_floating(x=x, y=y)
     options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
     with jax.named_scope(f"grouped_outer_{options.implementation}"):
+        x, y, group_sizes = vary_alike((x, y, group_sizes))
         return gradients.outer(x, y, group_sizes, options)
 
 

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from moejax_kernels.activations import activate
 from moejax_kernels.grouped_matmul.ladders import ladder_for
 from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.manual_axes import vary_like
 
 
 def product(
@@ -89,7 +90,7 @@ def over_blocks(
         return walk(ladder, start, size, rows, whole, last, out), None
 
     starts = jnp.cumsum(group_sizes) - group_sizes
-    out = jnp.zeros((rows, width), options.dtype)
+    out = vary_like(jnp.zeros((rows, width), options.dtype), x)
     if rows == 0:
         return out
     return lax.scan(one_group, out, (kernels, starts, group_sizes))[0]
@@ -102,7 +103,7 @@ def sum_of_outer(
     rows = x.shape[0]
     ladder = ladder_for(rows, group_sizes.shape[0], options.tiling)
     starts = jnp.cumsum(group_sizes) - group_sizes
-    out = jnp.zeros((group_sizes.shape[0], x.shape[1], y.shape[1]), options.accumulator)
+    out = vary_like(jnp.zeros((group_sizes.shape[0], x.shape[1], y.shape[1]), options.accumulator), x)
     if rows == 0:
         return out.astype(options.dtype)
 
