@@ -33,7 +33,7 @@ MODELS = {  # rows, width, hidden width, experts
     "mixtral": (8192, 4096, 14336, 8),
     "deepseek": (8192, 2048, 1408, 64),
 }
-OPS = ("product", "transposed", "gated", "outer")
+OPS = ("product", "transposed", "gated", "outer", "lowrank_product", "lowrank_ffn", "lowrank_gated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,16 +87,28 @@ def case(op: str, model: str, tiling: tuple[int, int, int] | None) -> tuple[Any,
     """Function, (shape, dtype) of its arguments, and its useful FLOPs."""
     import jax.numpy as jnp
     from moejax_kernels.grouped_matmul import api
+    from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn, grouped_lowrank_matmul
 
     m, d, f, e = MODELS[model]
+    r = -(-d // 4 // 128) * 128
     x, y, w, sizes = ((m, d), "bfloat16"), ((m, f), "bfloat16"), ((e, d, f), "bfloat16"), ((e,), jnp.int32)
     told: dict[str, Any] = {"implementation": "pallas_tpu", "tiling": tiling}
-    flops = 2 * m * d * f
+    flops, low = 2 * m * d * f, 2 * m * r * (d + f)
+    into, down = [((e, d, r), "bfloat16"), ((e, r, f), "bfloat16")], [((e, f, r), "bfloat16"), ((e, r, d), "bfloat16")]
+
+    def ffn(x: Any, *factors: Any) -> Any:
+        *pairs, s = factors
+        gate = tuple(pairs[4:]) or None
+        return grouped_lowrank_ffn(x, tuple(pairs[:2]), tuple(pairs[2:4]), s, gate=gate, activation="silu", **told)
+
     return {
         "product": (lambda x, w, s: api.grouped_matmul(x, w, s, **told), [x, w, sizes], flops),
         "transposed": (lambda y, w, s: api.grouped_matmul(y, w, s, transposed=True, **told), [y, w, sizes], flops),
         "gated": (lambda x, a, b, s: api.grouped_gated_matmul(x, a, b, s, **told), [x, w, w, sizes], 2 * flops),
         "outer": (lambda x, y, s: api.grouped_outer(x, y, s, **told), [x, y, sizes], flops),
+        "lowrank_product": (lambda x, u, v, s: grouped_lowrank_matmul(x, u, v, s, **told), [x, *into, sizes], low),
+        "lowrank_ffn": (ffn, [x, *into, *down, sizes], 2 * low),
+        "lowrank_gated": (ffn, [x, *into, *down, *into, sizes], 3 * low),
     }[op]
 
 
@@ -116,15 +128,62 @@ def compile_for(chip: str, function: Any, specs: list[Any], devices: int = 1) ->
         return jax.jit(function).lower(*arguments).compile()
 
 
+def rows_multiplied(sizes: Any, tile: int, piece: int, bodies: bool) -> int:
+    """Rows that the kernels multiply for groups of those sizes: whole tiles, and pieces where groups share one."""
+    rows, start = 0, 0
+    for size in sizes:
+        end = start + int(size)
+        for first in range(start - start % tile, end, tile):
+            low, high = max(start - first, 0), min(end - first, tile)
+            whole = bodies and high - low == tile
+            rows += tile if whole else (-(-high // piece) - low // piece) * piece
+        start = end
+    return rows
+
+
+def tiles_of(chip: str, op: str, model: str, tiling: Any) -> dict[str, Any]:
+    """Tiles chosen for a grouped product, what our model says it needs, and how much is multiplied besides useful rows."""
+    import jax.numpy as jnp
+    import numpy as np
+    from moejax_kernels import tpu_memory
+    from moejax_kernels.grouped_matmul import pallas_tpu_tiles
+
+    m, d, f, e = MODELS[model]
+    name = {"product": "product", "transposed": "product", "gated": "gated_product", "outer": "sum_of_outer"}[op]
+    shape = (m, f, d, e) if op == "transposed" else (m, d, f, e)
+    kinds = (jnp.bfloat16, jnp.bfloat16)
+    tiles = pallas_tpu_tiles.choose(name, shape, kinds, tiling, kernels=2 if op == "gated" else 1)
+    uneven = np.random.default_rng(0).multinomial(m, np.random.default_rng(0).dirichlet(np.ones(e)))
+    work = {
+        which: round(rows_multiplied(sizes, tiles.rows, tiles.piece, True) / m, 3)
+        for which, sizes in (("even", [m // e] * e), ("uneven", uneven))
+    }
+    held = tpu_memory.chips()[chip]
+    return {
+        "tiles": tiles[:3],
+        "vmem_model_mib": round(tiles.vmem / tpu_memory.MIB, 1),
+        "vmem_limit_mib": round(held.limit_bytes / tpu_memory.MIB, 1),
+        "rows_multiplied_over_useful": work,
+    }
+
+
 def record(chip: str, op: str, model: str, tiling: tuple[int, int, int] | None) -> dict[str, Any]:
     """What one compilation says. Run in a process of its own: the compiler's dump is set when it is loaded."""
     function, specs, flops = case(op, model, tiling)
-    compiled = compile_for(chip, function, specs)
+    told: dict[str, Any] = {}
+
+    def traced(*arguments: Any) -> Any:
+        if not op.startswith("lowrank"):
+            told.update(tiles_of(chip, op, model, tiling))  # here, where the chip is known
+        return function(*arguments)
+
+    compiled = compile_for(chip, traced, specs)
     memory = compiled.memory_analysis()
     return {
         "flops_over_useful": round(compiled.cost_analysis()["flops"] / flops, 4),
         "temporary_mib": round(memory.temp_size_in_bytes / 2**20, 3),
         "arguments_mib": round(memory.argument_size_in_bytes / 2**20, 1),
+        **told,
     }
 
 

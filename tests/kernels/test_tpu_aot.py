@@ -14,6 +14,7 @@ from jax.experimental.pallas import tpu as pltpu
 from jax.sharding import PartitionSpec as P
 from moejax_kernels import tpu_memory
 from moejax_kernels.grouped_matmul import api
+from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn, grouped_lowrank_matmul, lowrank_attention
 
 pytestmark = [
     pytest.mark.slow,
@@ -33,6 +34,10 @@ def compiler_alone():
         patch.setenv("TPU_SKIP_MDS_QUERY", "1")
         patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
         yield
+
+
+def bfloat16(*shape):
+    return shape, jnp.bfloat16
 
 
 def work_over_useful(compiled, flops):
@@ -99,6 +104,53 @@ def test_inside_shard_map_with_its_checks():
     specs = [((4 * 256, 256), jnp.bfloat16), ((4, 256, 256), jnp.bfloat16), ((4, 4), jnp.int32)]
     compiled = tpu_static.compile_for("v5e", run, specs, devices=4)
     assert "all-reduce" in compiled.as_text()  # the gradient of a kernel that all devices share
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+@pytest.mark.parametrize("model", ["vmoe", "mixtral", "deepseek"])
+def test_lowrank_products_compile(generation, model):
+    m, d, f, e = tpu_static.MODELS[model]
+    r = tpu_memory.round_up(d // 4, tpu_memory.LANES)  # else the compiler copies factors into the layout of kernels
+    spec = bfloat16
+    x, sizes = spec(m, d), ((e,), jnp.int32)
+    up, down = [spec(e, d, r), spec(e, r, f)], [spec(e, f, r), spec(e, r, d)]
+
+    def product(x, u, v, sizes):
+        return grouped_lowrank_matmul(x, u, v, sizes, implementation="pallas_tpu")
+
+    def ffn(x, u, v, gate_u, gate_v, down_u, down_v, sizes):
+        told = {"gate": (gate_u, gate_v), "activation": "silu", "implementation": "pallas_tpu"}
+        return grouped_lowrank_ffn(x, (u, v), (down_u, down_v), sizes, **told)
+
+    flops = 2 * m * r * (d + f)
+    for function, specs, useful in ((product, [x, *up, sizes], flops), (ffn, [x, *up, *up, *down, sizes], 3 * flops)):
+        compiled = tpu_static.compile_for(generation, function, specs)
+        assert 1 <= work_over_useful(compiled, useful) <= MOST_WORK
+        assert compiled.memory_analysis().temp_size_in_bytes < 2**20  # no [M R], no [M F]
+
+
+@pytest.mark.parametrize("generation", GENERATIONS)
+def test_lowrank_gradients_and_attention_compile(generation):
+    spec = bfloat16
+
+    def gradients(x, u, v, down_u, down_v, sizes):
+        def loss(x, u, v, down_u, down_v):
+            told = {"activation": "gelu", "implementation": "pallas_tpu"}
+            return jnp.sum(grouped_lowrank_ffn(x, (u, v), (down_u, down_v), sizes, **told).astype(jnp.float32))
+
+        return jax.grad(loss, argnums=(0, 1, 2, 3, 4))(x, u, v, down_u, down_v)
+
+    m, d, f, e = 4096, 768, 3072, 8
+    factors = [spec(e, d, 192), spec(e, 192, f), spec(e, f, 192), spec(e, 192, d)]
+    tpu_static.compile_for(generation, gradients, [spec(m, d), *factors, ((e,), jnp.int32)])
+
+    def attention(x, u, v):
+        told = {"num_heads": 12, "causal": True, "implementation": "pallas_tpu"}
+        return lowrank_attention(x, (u, v), (u, v), (u, v), **told)
+
+    compiled = tpu_static.compile_for(generation, attention, [spec(4, 1000, 768), spec(768, 192), spec(192, 768)])
+    heads_by_tokens_squared = 4 * 12 * 1000 * 1000 * 2
+    assert compiled.memory_analysis().temp_size_in_bytes < heads_by_tokens_squared / 2  # no scores
 
 
 # What this level catches: both kernels are fine at levels (a) to (c).

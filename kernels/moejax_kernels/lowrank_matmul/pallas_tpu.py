@@ -7,6 +7,7 @@ The grid is (items, steps). An item is a tile of rows and one group with rows in
 so that each factor streams through once per item and neither [M R] nor [M F] is ever written. The block of the output holds
 whole rows: a block that is left and come back to would lose what other groups stored in it. Of a tile that groups share
 only the pieces of rows that the item reaches into are multiplied.
+Ranks that are multiples of 128 spare a copy of the factors: the compiler lays narrower ones out the other way round.
 Steps of an item depend on each other and items on the block they share, so one core does them all where chips have two.
 Source: ours; FlashSVD (S200) fuses the same chain for one dense layer.
 """
