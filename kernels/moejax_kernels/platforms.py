@@ -33,7 +33,7 @@ def target() -> Target:
 
 
 def has_mosaic_gpu(chip: Target) -> bool:
-    """Whether Pallas' Mosaic GPU backend has this chip's matrix instructions: NVIDIA Hopper and newer.
+    """Whether our Mosaic GPU kernels have this chip's matrix instructions: NVIDIA Hopper's, which Blackwell dropped.
 
     Chips are told by compute capability where one is present, else (ahead of time) by their name.
     """
@@ -41,8 +41,8 @@ def has_mosaic_gpu(chip: Target) -> bool:
         return False
     for device in jax.devices():
         if device.device_kind == chip.kind and hasattr(device, "compute_capability"):
-            return float(device.compute_capability) >= 9.0
-    return any(name in chip.kind for name in ("H100", "H200", "GH200", "B100", "B200", "GB200"))
+            return 9.0 <= float(device.compute_capability) < 10.0
+    return any(name in chip.kind for name in ("H100", "H200", "H800", "H20"))
 
 
 def choose_implementation(name: str | None, known: tuple[str, ...], *, interpret: object = False) -> str:

@@ -85,9 +85,9 @@ def test_interpreter_tells_rows_written_for_another_group(monkeypatch):
     assert np.abs(got - product(x, w, None, sizes, y)[0]).max() > 0.5
 
 
-def lowered_for_h100(function, *operands):
-    """The program for CUDA as bytes, lowered without a CUDA plugin."""
-    chip = _compat.abstract_gpu(KIND)
+def lowered_for_h100(function, *operands, kind=KIND):
+    """The program for CUDA as text, lowered without a CUDA plugin."""
+    chip = _compat.abstract_gpu(kind)
     mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=chip)
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in operands]
     with jax.sharding.use_abstract_mesh(mesh):
@@ -146,3 +146,24 @@ def test_activations_and_transposes_lower_for_cuda():
         w = ((4, 256, 128), jnp.bfloat16) if transposed else W
         run = functools.partial(grouped_matmul, transposed=transposed, activation=activation, **NAMED)
         assert "mosaic_gpu" in lowered_for_h100(run, X, w, SIZES)
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA A100-SXM4-80GB", "NVIDIA B200"])
+def test_other_gpus_take_xla_and_are_told_so(kind):
+    with pytest.raises(ValueError, match=f"traced for '{kind}'; take implementation='xla'"):
+        lowered_for_h100(functools.partial(grouped_matmul, **NAMED), X, W, SIZES, kind=kind)
+    assert "mosaic_gpu" not in lowered_for_h100(grouped_matmul, X, W, SIZES, kind=kind)
+
+
+def test_lowers_inside_shard_map():
+    mesh = jax.sharding.AbstractMesh((4,), ("expert",), abstract_device=_compat.abstract_gpu(KIND))
+    spec = jax.sharding.PartitionSpec("expert")
+
+    def run(x, w, sizes):
+        return jax.grad(lambda *a: jnp.sum(grouped_matmul(*a, sizes, **NAMED).astype(jnp.float32)), (0, 1))(x, w)
+
+    sharded = jax.shard_map(run, mesh=mesh, in_specs=(spec, spec, spec), out_specs=(spec, spec))
+    structs = [jax.ShapeDtypeStruct(*operand) for operand in (X, W, SIZES)]
+    with jax.sharding.use_abstract_mesh(mesh):
+        exported = jax.export.export(jax.jit(sharded), platforms=["cuda"])(*structs)
+    assert "mosaic_gpu" in exported.mlir_module()

@@ -194,12 +194,12 @@ def test_a_tiling_beyond_shared_memory_is_refused_with_one_that_fits():
     def run(tiling):
         return grouped_matmul(x, w, jnp.array([8], jnp.int32), **{**SMALL, "tiling": tiling})
 
-    with pytest.raises(ValueError, match=r"needs 262176 bytes of shared memory and a block has 232448") as refused:
-        run((64, 256, 64, 4))
+    with pytest.raises(ValueError, match=r"needs 393248 bytes of shared memory and a block has 232448") as refused:
+        run((64, 192, 192, 4))
     fitting = str(refused.value).split("tiling=(")[-1].split(")")[0]
     assert pallas_gpu.shared_bytes(limits.Tiling(*(int(n) for n in fitting.split(","))), 1, 2) <= limits.SHARED_BYTES
-    with pytest.raises(ValueError, match=r"keeps 256 sums per thread and at most 128"):
-        run((256, 64, 128, 2))
+    with pytest.raises(ValueError, match=r"keeps 192 sums per thread and at most 128"):
+        run((192, 64, 128, 2))
 
 
 def test_tables_of_tiles_fit_a_block_twice_per_multiprocessor():
@@ -212,3 +212,10 @@ def test_tables_of_tiles_fit_a_block_twice_per_multiprocessor():
                 assert 2 * (needed + 1024) <= 233472
                 across = tile.depth if op == "sum_of_outer" else tile.rows
                 assert across * tile.columns * kernels <= limits.ACCUMULATORS * limits.THREADS
+
+
+def test_no_rows_need_no_kernel():
+    x, w, y = arrays(10, (0, 8), (2, 8, 16), (0, 16))
+    sizes = jnp.zeros(2, jnp.int32)
+    assert grouped_matmul(x, w, sizes, **SMALL).shape == (0, 16)
+    assert not np.asarray(grouped_outer(x, y, sizes, **EXACT)).any()

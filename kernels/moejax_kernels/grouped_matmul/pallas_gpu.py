@@ -26,7 +26,8 @@ from moejax_kernels.grouped_matmul import pallas_gpu_outer
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.hopper import limits
 from moejax_kernels.hopper.epilogue import activate_in_kernel
-from moejax_kernels.hopper.operands import check_dtype, columns_of, cut, padded, rows_of, swizzled
+from moejax_kernels.hopper.launch import launch
+from moejax_kernels.hopper.operands import check_runs, columns_of, cut, padded, rows_of, swizzled
 from moejax_kernels.hopper.row_tiles import ALIGNED, COUNT, GROUP, PLACE, SKIP, banded, most_tiles, row_tiles
 from moejax_kernels.hopper.storing import store_rows
 
@@ -84,9 +85,11 @@ def _multiply(
     activation: str | None,
     options: Options,
 ) -> Array:
-    check_dtype(x.dtype)
+    check_runs(x.dtype, options.interpret)
     rows, depth = x.shape
     groups, width = kernels[0].shape[0], kernels[0].shape[1 if transposed else 2]
+    if not rows:
+        return jnp.zeros((0, width), options.dtype)
     tile = limits.tiling_for(op, options.tiling, limits.rows_per_group(x, groups))
     size = options.dtype.itemsize
     limits.check_fits(op, tile, lambda t: shared_bytes(t, len(kernels), size), tile.rows * tile.columns * len(kernels))
@@ -109,16 +112,15 @@ def _multiply(
     operands = (row_tiles(group_sizes, rows, tile.rows).reshape(-1), x, *kernels)
     if bias is not None:  # a row of zeros for the rows after the last group, and columns for the last tile
         operands += (padded(bias.astype(jnp.float32), groups + 1, plan.columns * tile.columns),)
-    kernel = plgpu.kernel(
+    result = launch(
         lambda *refs: _block(plan, bias is not None, *refs),
-        out_type=_compat.output_of((x.shape[0], columns), options.dtype, *operands),
-        grid=(plan.row_tiles * plan.columns,),
-        grid_names=("block",),
-        kernel_name=f"grouped_{op}",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=_compat.gpu_interpreter(options.interpret),
+        operands,
+        name=f"grouped_{op}",
+        out=((x.shape[0], columns), options.dtype),
+        grid={"block": plan.row_tiles * plan.columns},
+        interpret=options.interpret,
     )
-    return cut(kernel(*operands), rows, width)
+    return cut(result, rows, width)
 
 
 def _block(plan: Plan, has_bias: bool, tiles: Any, x: Any, *refs: Any) -> None:

@@ -19,7 +19,8 @@ from jaxtyping import Array
 from moejax_kernels import _compat
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.hopper import limits
-from moejax_kernels.hopper.operands import check_dtype, columns_of, cut, padded, rows_of, swizzled
+from moejax_kernels.hopper.launch import launch
+from moejax_kernels.hopper.operands import check_runs, columns_of, cut, padded, rows_of, swizzled
 from moejax_kernels.hopper.row_tiles import ALIGNED
 
 
@@ -42,8 +43,10 @@ def shared_bytes(tile: limits.Tiling, itemsize: int) -> int:
 
 def sum_of_outer(x: Array, y: Array, group_sizes: Array, *, options: Options) -> Array:
     """As `gradients.py` asks. Raises ValueError for float32 operands and for a tiling that a block cannot hold."""
-    check_dtype(x.dtype)
+    check_runs(x.dtype, options.interpret)
     rows, depth, width, groups = x.shape[0], x.shape[1], y.shape[1], group_sizes.shape[0]
+    if not rows:
+        return jnp.zeros((groups, depth, width), options.dtype)
     tile = limits.tiling_for("sum_of_outer", options.tiling, limits.rows_per_group(x, groups))
     size = options.dtype.itemsize
     limits.check_fits("sum_of_outer", tile, lambda t: shared_bytes(t, size), tile.depth * tile.columns)
@@ -60,16 +63,15 @@ def sum_of_outer(x: Array, y: Array, group_sizes: Array, *, options: Options) ->
     )
     stops = jnp.cumsum(group_sizes, dtype=jnp.int32)
     operands = (stops - group_sizes.astype(jnp.int32), stops, x.T if plan.x_lies_turned else x, y)
-    kernel = plgpu.kernel(
+    result = launch(
         lambda *refs: _block(plan, *refs),
-        out_type=_compat.output_of(shape, options.dtype, *operands),
-        grid=(groups, plan.down * plan.across),
-        grid_names=("group", "part"),
-        kernel_name="grouped_sum_of_outer",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=_compat.gpu_interpreter(options.interpret),
+        operands,
+        name="grouped_sum_of_outer",
+        out=(shape, options.dtype),
+        grid={"group": groups, "part": plan.down * plan.across},
+        interpret=options.interpret,
     )
-    return cut(kernel(*operands), groups, depth, width)
+    return cut(result, groups, depth, width)
 
 
 def _block(plan: Plan, starts: Any, stops: Any, x: Any, y: Any, out: Any) -> None:

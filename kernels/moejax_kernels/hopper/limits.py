@@ -11,9 +11,8 @@ import jax
 from moejax_kernels.platforms import target
 
 SHARED_BYTES = 232448  # shared memory that one block may ask for (CUDA C programming guide, compute capability 9.0)
-ACCUMULATORS = (
-    192  # float32 sums that one thread can keep beside its addresses without spilling (seen in ptxas' output)
-)
+ACCUMULATORS = 128  # float32 sums that one thread keeps beside its addresses; with 192 the assembler spills
+WIDEST = 192  # sides of a tile; the backend finds no layout to store 256 columns row by row
 BARRIER = 8  # bytes; one per stage
 THREADS = 128  # of the one warpgroup that a block has
 _TABLE = pathlib.Path(__file__).parent.parent / "grouped_matmul" / "tuned" / "gpu.json"
@@ -52,14 +51,11 @@ def tiling_for(op: str, tiling: tuple[int, ...] | None, rows_per_group: int) -> 
     if not 3 <= len(tiling) <= 5:
         raise ValueError(f"tiling={tiling}: pallas_gpu takes (rows, depth, columns), then stages and band if wanted.")
     tile = Tiling(*tiling)
-    widest = 256 if op == "sum_of_outer" else 192  # the backend finds no layout to store 256 columns row by row
     sides = (tile.rows, tile.depth, tile.columns)
-    legal = all(side % 64 == 0 and 64 <= side <= 256 for side in sides) and tile.columns <= widest
-    if not legal or tile.stages < 2 or tile.band < 1:
+    if any(side % 64 or not 64 <= side <= WIDEST for side in sides) or tile.stages < 2 or tile.band < 1:
         raise ValueError(
-            f"tiling={tiling}: pallas_gpu takes rows and depth of 64, 128, 192 or 256, columns up to {widest} (a matrix "
-            f"instruction has 64 rows, a row of shared memory 64 columns) and at least 2 stages; {fitting(op).told()[:4]} is "
-            f"one for {op}."
+            f"tiling={tiling}: pallas_gpu takes rows, depth and columns of 64, 128 or {WIDEST} (a matrix instruction has 64 "
+            f"rows, a row of shared memory 64 columns) and at least 2 stages; {fitting(op).told()[:4]} is one for {op}."
         )
     return tile
 
@@ -82,12 +78,9 @@ def check_fits(op: str, tile: Tiling, need: Callable[[Tiling], int], accumulator
     told = tile.told()[:4]
     if (needed := need(tile)) > SHARED_BYTES:
         smaller = _shrunk(tile, need)
-        fits = need(smaller) <= SHARED_BYTES
-        way = (
-            f"tiling={smaller.told()[:4]} fits"
-            if fits
-            else "no tiling fits: lower the rank, or take implementation='xla'"
-        )
+        way = f"tiling={smaller.told()[:4]} fits"
+        if need(smaller) > SHARED_BYTES:
+            way = "no tiling fits: lower the rank, or take implementation='xla'"
         raise ValueError(
             f"{op}: tiling={told} needs {needed} bytes of shared memory and a block has {SHARED_BYTES}; {way}."
         )

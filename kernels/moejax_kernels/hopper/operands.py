@@ -9,17 +9,24 @@ from jaxtyping import Array
 
 from moejax_kernels import _compat
 from moejax_kernels.hopper.row_tiles import ALIGNED
+from moejax_kernels.platforms import has_mosaic_gpu, target
 
 SWIZZLE = 128  # bytes of a row that lie together in shared memory
 COLUMNS = 64  # of a 16-bit type: 128 bytes
 
 
-def check_dtype(dtype: Any) -> None:
-    """Raises ValueError for what the matrix unit does not multiply without loss."""
+def check_runs(dtype: Any, interpret: Any) -> None:
+    """Raises ValueError for what the matrix unit does not multiply without loss, and for a GPU that has no such unit."""
     if jnp.dtype(dtype) not in (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16)):
         raise ValueError(
             f"implementation='pallas_gpu' multiplies bfloat16 and float16, not {jnp.dtype(dtype)} (the matrix unit would "
             "round float32 to 10 bits of mantissa); cast to bfloat16, or take implementation='xla'."
+        )
+    chip = target()
+    if _compat.gpu_interpreter(interpret) is None and chip.platform == "gpu" and not has_mosaic_gpu(chip):
+        raise ValueError(
+            f"implementation='pallas_gpu' needs the warpgroup instructions of NVIDIA Hopper (compute capability 9.x), and "
+            f"this program is traced for {chip.kind!r}; take implementation='xla'."
         )
 
 

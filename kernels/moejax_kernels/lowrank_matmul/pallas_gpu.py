@@ -13,13 +13,12 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from moejax_kernels import _compat
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.hopper import limits
-from moejax_kernels.hopper.operands import COLUMNS, check_dtype, columns_of, cut, padded, round_up, rows_of
+from moejax_kernels.hopper.launch import launch
+from moejax_kernels.hopper.operands import COLUMNS, check_runs, columns_of, cut, padded, round_up, rows_of
 from moejax_kernels.hopper.rank_space import into, middle_of, out_of, piece_of, pieces_of_groups
 from moejax_kernels.hopper.row_tiles import ALIGNED, COUNT, GROUP, PLACE, SKIP, most_tiles, row_tiles
 from moejax_kernels.hopper.storing import store_rows
@@ -52,8 +51,10 @@ def shared_bytes(tile: limits.Tiling, rank: int, itemsize: int) -> int:
 
 def product(x: Array, u: Array, v: Array, group_sizes: Array, *, ranks: Array | None, options: Options) -> Array:
     """As `gradients.py` asks. Raises ValueError for float32 operands and for a rank or tiling that a block cannot hold."""
-    check_dtype(x.dtype)
+    check_runs(x.dtype, options.interpret)
     (rows, depth), (groups, stored, width) = x.shape, v.shape
+    if not rows:
+        return jnp.zeros((0, width), options.dtype)
     tile = limits.tiling_for("lowrank_product", options.tiling, limits.rows_per_group(x, groups))
     rank = round_up(stored, COLUMNS)
     size = options.dtype.itemsize
@@ -67,16 +68,15 @@ def product(x: Array, u: Array, v: Array, group_sizes: Array, *, ranks: Array | 
     plan = Plan(tile=tile, row_tiles=tiles, columns=columns, share=pl.cdiv(columns, parts), rank=rank, groups=groups)
     pieces = pieces_of_groups(ranks, groups, rank, tile.rows)
     operands = (row_tiles(group_sizes, rows, tile.rows).reshape(-1), pieces, x, u, v)
-    kernel = plgpu.kernel(
+    result = launch(
         lambda *refs: _block(plan, *refs),
-        out_type=_compat.output_of((x.shape[0], wide), options.dtype, *operands),
-        grid=(tiles, parts),
-        grid_names=("tile", "part"),
-        kernel_name="lowrank_product",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=_compat.gpu_interpreter(options.interpret),
+        operands,
+        name="lowrank_product",
+        out=((x.shape[0], wide), options.dtype),
+        grid={"tile": tiles, "part": parts},
+        interpret=options.interpret,
     )
-    return cut(kernel(*operands), rows, width)
+    return cut(result, rows, width)
 
 
 def _block(plan: Plan, tiles: Any, pieces: Any, x: Any, u: Any, v: Any, out: Any) -> None:

@@ -17,11 +17,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from moejax_kernels import _compat
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.hopper import limits
 from moejax_kernels.hopper.epilogue import activate_in_kernel
-from moejax_kernels.hopper.operands import COLUMNS, check_dtype, columns_of, cut, padded, round_up, rows_of, swizzled
+from moejax_kernels.hopper.launch import launch
+from moejax_kernels.hopper.operands import COLUMNS, check_runs, columns_of, cut, padded, round_up, rows_of, swizzled
 from moejax_kernels.hopper.rank_space import into, middle_of, out_of, piece_of, pieces_of_groups
 from moejax_kernels.hopper.row_tiles import ALIGNED, COUNT, GROUP, PLACE, SKIP, most_tiles, row_tiles
 from moejax_kernels.hopper.storing import store_rows
@@ -65,8 +65,10 @@ def ffn(
     options: Options,
 ) -> Array:
     """As `gradients.py` asks. Raises ValueError for float32 operands and for ranks or a tiling that a block cannot hold."""
-    check_dtype(x.dtype)
+    check_runs(x.dtype, options.interpret)
     rows, groups, width = x.shape[0], up[0].shape[0], down[1].shape[2]
+    if not rows:
+        return jnp.zeros((0, width), options.dtype)
     tile = limits.tiling_for("lowrank_ffn", options.tiling, limits.rows_per_group(x, groups))
     entering = [up] if gate is None else [up, gate]
     held = [round_up(pair[0].shape[2], COLUMNS) for pair in (*entering, down)]
@@ -98,16 +100,15 @@ def ffn(
     pieces = [pieces_of_groups(given, groups, rank, tile.rows) for given, rank in zip(asked, held, strict=True)]
     x = padded(x, rows_of(rows, tile.rows, options.interpret), deep)
     operands = (row_tiles(group_sizes, rows, tile.rows).reshape(-1), jnp.stack(pieces).reshape(-1), x, *factors)
-    kernel = plgpu.kernel(
+    result = launch(
         lambda *refs: _block(plan, *refs),
-        out_type=_compat.output_of((x.shape[0], wide), options.dtype, *operands),
-        grid=(plan.row_tiles,),
-        grid_names=("tile",),
-        kernel_name="lowrank_ffn",
-        compiler_params=plgpu.CompilerParams(lowering_semantics=plgpu.LoweringSemantics.Warpgroup),
-        interpret=_compat.gpu_interpreter(options.interpret),
+        operands,
+        name="lowrank_ffn",
+        out=((x.shape[0], wide), options.dtype),
+        grid={"tile": plan.row_tiles},
+        interpret=options.interpret,
     )
-    return cut(kernel(*operands), rows, width)
+    return cut(result, rows, width)
 
 
 def _block(plan: Plan, tiles: Any, pieces: Any, x: Any, *refs: Any) -> None:
