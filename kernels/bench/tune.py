@@ -32,7 +32,7 @@ def candidates(mean: int) -> dict[str, tuple[int, ...]]:
     """Ladders by name: even steps up to a middle, then steps four times as wide up to a top."""
     found = {}
     for middle, top in ((1, 2), (1, 4), (2, 4), (2, 8)):
-        for steps in (4, 8):
+        for steps in (8, 16):
             step = max(8, middle * mean // steps)
             fine = range(step, middle * mean + 1, step)
             coarse = range(middle * mean + 4 * step, top * mean + 1, 4 * step)
