@@ -8,7 +8,7 @@ import json
 def ladder_for(rows: int, groups: int, tiling: tuple[int, ...] | None) -> tuple[int, ...]:
     """Sizes in rising order, none above `rows`; `tiling` instead of the table where it is given.
 
-    The table tuned/cpu.json (made by kernels/bench/tune.py) has a ladder for every power of two of rows per group; the
+    The table tuned/cpu.json (made by kernels/bench/tune.py) has a ladder for some mean numbers of rows per group; the
     nearest is taken. Raises ValueError for a tiling with a size below 1. Source: ours.
     """
     if tiling is not None and (not tiling or min(tiling) < 1):
@@ -17,6 +17,8 @@ def ladder_for(rows: int, groups: int, tiling: tuple[int, ...] | None) -> tuple[
         table = measured_ladders()
         mean = rows / groups
         tiling = table[min(table, key=lambda size: max(size / max(mean, 1e-9), mean / size))]
+        if groups == 1:  # all rows in one block, where they are all the group's
+            tiling = (*tiling, rows)
     return tuple(sorted({min(size, max(rows, 1)) for size in tiling}))
 
 
