@@ -151,11 +151,13 @@ def _kernel(
     low, high = work_items.rows_in_tile(items, i, tiles.rows)
 
     def add(w: Any, total: Any, at: Any, start: Any, size: int) -> None:
-        there = pl.ds(start, size)
-        left = _inside(x[at, there], 1, k * tiles.depth + start, depth, tiles.depth)
-        right = w[:, there] if transposed else w[there, :]
-        right = _inside(right, 1 if transposed else 0, k * tiles.depth + start, depth, tiles.depth)
-        contract = (((1,), (1 if transposed else 0,)), ((), ()))
+        there, axis = pl.ds(start, size), 1 if transposed else 0
+        left, right = x[at, there], w[:, there] if transposed else w[there, :]
+        if depth % tiles.depth:
+            left, right = (
+                work_items.inside(a, n, k * tiles.depth + start, depth) for a, n in ((left, 1), (right, axis))
+            )
+        contract = (((1,), (axis,)), ((), ()))
         # A sum begins from zero, whatever the memory held: a select costs no bundle where a store of zeros does.
         begins = (k == 0) & (start == 0)
         kept = jnp.where(begins, jnp.zeros((), jnp.float32), total[at, :])
@@ -188,14 +190,6 @@ def _kernel(
     )
     pieces(multiply, when=i < items.counts[0])
     pieces(clear, when=(i >= items.counts[0]) & (i < items.counts[1]) & (k == last))
-
-
-def _inside(block: Array, axis: int, first: Any, depth: int, tile: int) -> Array:
-    """The block, which begins at `first` of the depth, with what lies past its end set to zero; itself when tiles divide it."""
-    if depth % tile == 0:
-        return block
-    inside = first + lax.broadcasted_iota(jnp.int32, block.shape, axis) < depth
-    return jnp.where(inside, block.astype(jnp.float32), jnp.zeros((), jnp.float32)).astype(block.dtype)
 
 
 def _cost(

@@ -77,7 +77,7 @@ def _kernel(*refs: Any, tiles: pallas_tpu_tiles.Tiles, precision: Any) -> None:
         there = pl.ds(start, size)
         left, right = x[at, there], y[at, :]
         if mine is not None:  # on both sides: zero times what a row of another group holds could be NaN
-            left, right = (_keep(mine, block) for block in (left, right))
+            left, right = (work_items.only(mine, block) for block in (left, right))
         total[there, :] += lax.dot_general(
             left, right, (((0,), (0,)), ((), ())), precision=precision, preferred_element_type=jnp.float32
         )
@@ -95,7 +95,3 @@ def _kernel(*refs: Any, tiles: pallas_tpu_tiles.Tiles, precision: Any) -> None:
     @pl.when(ends & (i <= last))
     def _() -> None:
         out[...] = total[...].astype(out.dtype)
-
-
-def _keep(mine: Array, block: Array) -> Array:
-    return jnp.where(mine, block.astype(jnp.float32), jnp.zeros((), jnp.float32)).astype(block.dtype)

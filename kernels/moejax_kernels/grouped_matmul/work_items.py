@@ -123,6 +123,17 @@ def over_chunks(do: Callable[[Any, int], None], size: int, chunk: int) -> None:
         do(count * chunk, size % chunk)
 
 
+def inside(block: Array, axis: int, first: Any, length: int) -> Array:
+    """The block, which begins at `first` of an axis, with what lies past the axis' length set to zero."""
+    index = first + lax.broadcasted_iota(jnp.int32, block.shape, axis)
+    return only(index < length, block)
+
+
+def only(wanted: Array, block: Array) -> Array:
+    """The block where wanted, else zero. By way of float32: masks of 16-bit registers are not known to every chip."""
+    return jnp.where(wanted, block.astype(jnp.float32), jnp.zeros((), jnp.float32)).astype(block.dtype)
+
+
 def _loop(do: Callable[[Any, int, bool], None], first: Any, after: Any, rows: int, whole: bool) -> None:
     def step(p: Array, carry: None) -> None:
         do(pl.multiple_of(p * rows, rows), rows, whole)

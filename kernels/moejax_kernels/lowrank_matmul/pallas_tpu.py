@@ -13,9 +13,8 @@ Source: ours; FlashSVD (S200) fuses the same chain for one dense layer.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
@@ -23,11 +22,11 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from moejax_kernels import _compat, tpu_memory
-from moejax_kernels.activations import activate
 from moejax_kernels.grouped_matmul import work_items
 from moejax_kernels.grouped_matmul.options import Options
 from moejax_kernels.grouped_matmul.pallas_tpu_precision import dot_precision
 from moejax_kernels.lowrank_matmul import pallas_tpu_attention, pallas_tpu_tiles
+from moejax_kernels.lowrank_matmul.pallas_tpu_steps import Steps, kernel
 from moejax_kernels.lowrank_matmul.pallas_tpu_tiles import Tiles
 
 Factors = tuple[Array, Array]
@@ -70,14 +69,6 @@ def ffn(
     return _chain(x, us, vs, down[0], down[1], group_sizes, activation, options.tiling, options)
 
 
-class _Steps(NamedTuple):
-    """Steps of each kind that an item has."""
-
-    into: int
-    hidden: int
-    out: int
-
-
 def _chain(
     x: Array,
     us: list[Array],
@@ -95,10 +86,10 @@ def _chain(
     tiles = pallas_tpu_tiles.choose(
         (rows, depth, hidden, columns, group_sizes.shape[0]), ranks, (x.dtype, options.dtype), tiling
     )
-    steps = _Steps(-(-depth // tiles.depth), -(-hidden // tiles.hidden), -(-columns // tiles.columns))
+    steps = Steps(-(-depth // tiles.depth), -(-hidden // tiles.hidden), -(-columns // tiles.columns))
     items = work_items.product_items(group_sizes, rows, tiles.rows)
     body = functools.partial(
-        _kernel,
+        kernel,
         inputs=len(us),
         sizes=(depth, hidden),
         tiles=tiles,
@@ -141,7 +132,7 @@ def _chain(
     )(*items, *operands)
 
 
-def _in_specs(tiles: Tiles, steps: _Steps, ranks: list[int], last_rank: int) -> list[pl.BlockSpec]:
+def _in_specs(tiles: Tiles, steps: Steps, ranks: list[int], last_rank: int) -> list[pl.BlockSpec]:
     """Blocks of x, u of each input, v of each input, u and v of the output. Where a step has no use for one, it stays."""
 
     def at(step: Array, i: Array, s: work_items.Items, first: int, count: int) -> Array:
@@ -163,100 +154,3 @@ def _in_specs(tiles: Tiles, steps: _Steps, ranks: list[int], last_rank: int) -> 
         specs += [block((None, rank, tiles.hidden), lambda i, s, t: (s.group[i], 0, t), *hidden) for rank in ranks]
         specs += [block((None, tiles.hidden, last_rank), lambda i, s, t: (s.group[i], t, 0), *hidden)]
     return [*specs, block((None, last_rank, tiles.columns), lambda i, s, t: (s.group[i], 0, t), *out)]
-
-
-def _kernel(
-    *refs: Any,
-    inputs: int,
-    sizes: tuple[int, int],
-    tiles: Tiles,
-    steps: _Steps,
-    activation: str | None,
-    precision: Any,
-) -> None:
-    items, (x, *rest) = work_items.Items(*refs[:6]), refs[6:]
-    take = iter(rest)
-    count = inputs if steps.hidden else 0
-    us, vs = ([next(take) for _ in range(n)] for n in (inputs, count))
-    middle = next(take) if count else None
-    last, out = next(take), next(take)
-    into_sums, hidden_sums = ([next(take) for _ in range(n)] for n in (inputs, count))
-    down = next(take) if count else into_sums[0]
-    value = next(take)
-    i, step = pl.program_id(0), pl.program_id(1)
-    low, high = work_items.rows_in_tile(items, i, tiles.rows)
-    multiply = functools.partial(_multiply, chunk=tiles.chunk, precision=precision)
-
-    def into(start: Any, rows: int, whole: bool) -> None:
-        at = pl.ds(start, rows)
-        for u, total in zip(us, into_sums):
-            multiply(lambda c: x[at, c], u, total, at, size=tiles.depth, begins=step == 0, limit=(step, sizes[0]))
-
-    def hide(start: Any, rows: int, whole: bool) -> None:
-        at, all_rows = pl.ds(start, rows), pl.ds(0, rows)
-        for h, v, total in zip(into_sums, vs, hidden_sums):
-            multiply(lambda c, h=h: h[at, c].astype(x.dtype), v, total, all_rows, size=h.shape[1], begins=True)
-
-        def activated(c: Any) -> Array:
-            first, *more = [total[all_rows, c] for total in reversed(hidden_sums)]  # the gate is last, and activated
-            a = activate(first, activation)
-            return (a * more[0] if more else a).astype(x.dtype)
-
-        tile = step - steps.into
-        multiply(activated, middle, down, at, size=tiles.hidden, begins=tile == 0, limit=(tile, sizes[1]))
-
-    def leave(start: Any, rows: int, whole: bool) -> None:
-        at, all_rows = pl.ds(start, rows), pl.ds(0, rows)
-        multiply(lambda c: down[at, c].astype(x.dtype), last, value, all_rows, size=down.shape[1], begins=True)
-        keep(start, rows, value[all_rows, :])
-
-    def clear(start: Any, rows: int, whole: bool) -> None:
-        keep(start, rows, jnp.zeros((rows, tiles.columns), jnp.float32))
-
-    def keep(start: Any, rows: int, found: Array) -> None:
-        tile = step - steps.into - steps.hidden
-        first = 0 if steps.out == 1 else pl.multiple_of(tile * tiles.columns, tiles.columns)
-        there = (pl.ds(start, rows), pl.ds(first, tiles.columns))
-        mine = work_items.mine(start, rows, low, high)
-        out[there] = jnp.where(mine, found, out[there].astype(jnp.float32)).astype(out.dtype)
-
-    pieces = functools.partial(
-        work_items.over_pieces, low=low, high=high, rows=tiles.rows, body=tiles.piece, piece=tiles.piece
-    )
-    works, leaving = i < items.counts[0], step >= steps.into + steps.hidden
-    pieces(into, when=works & (step < steps.into))
-    if count:
-        pieces(hide, when=works & (step >= steps.into) & jnp.logical_not(leaving))
-    pieces(leave, when=works & leaving)
-    pieces(clear, when=(i >= items.counts[0]) & (i < items.counts[1]) & leaving)
-
-
-def _multiply(
-    left: Any,
-    right: Any,
-    total: Any,
-    at: Any,
-    *,
-    size: int,
-    begins: Any,
-    chunk: int,
-    precision: jax.lax.Precision,
-    limit: tuple[Any, int] | None = None,
-) -> None:
-    """total[at] (+)= left right over an axis of `size` in chunks. limit: (tile, length) where tiles may run past the axis."""
-
-    def add(start: Any, width: int) -> None:
-        there = pl.ds(start, width)
-        a, b = left(there), right[there, :]
-        if limit is not None and limit[1] % size:
-            a, b = (_inside(block, axis, limit[0] * size + start, limit[1]) for block, axis in ((a, 1), (b, 0)))
-        new = jnp.logical_and(begins, start == 0)
-        kept = jnp.where(new, jnp.zeros((), jnp.float32), total[at, :])
-        total[at, :] = kept + jnp.dot(a, b, precision=precision, preferred_element_type=jnp.float32)
-
-    work_items.over_chunks(add, size, chunk)
-
-
-def _inside(block: Array, axis: int, first: Any, length: int) -> Array:
-    inside = first + lax.broadcasted_iota(jnp.int32, block.shape, axis) < length
-    return jnp.where(inside, block.astype(jnp.float32), jnp.zeros((), jnp.float32)).astype(block.dtype)
