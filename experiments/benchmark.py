@@ -29,6 +29,7 @@ from moejax.evals.timing import environment, interleaved, medians, ratios
 from moejax.experts.mlp import MlpExperts
 from moejax.layers.feed_forward import FeedForward
 from moejax.layers.moe import MoE
+from moejax.train.memory import keep_freed_memory
 
 _NUM_EXPERTS = flags.DEFINE_list("num_experts", ["8", "32", "128"], "Numbers of experts, by commas.")
 flags.register_validator(
@@ -119,6 +120,7 @@ def measure(num_experts: int, x: jax.Array, rounds: int) -> list[dict[str, Any]]
 def main(argv: list[str]) -> None:
     """Measures, prints a table for each number of experts, and writes the JSON file."""
     del argv
+    keep_freed_memory()  # as training does
     groups, tokens, dim, rounds = _GROUPS.value, _TOKENS.value, _DIM.value, _ROUNDS.value
     if _SMOKE.value:
         groups, tokens, dim, rounds = 2, 8, 8, 1

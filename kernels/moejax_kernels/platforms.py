@@ -25,7 +25,7 @@ def target() -> Target:
     if known is not None and known[0]:
         platform, kind = known
     else:
-        device = jax.config.jax_default_device
+        device = jax.config.jax_default_device  # type: ignore[attr-defined]
         if device is None or isinstance(device, str):
             device = jax.devices(device)[0] if device else jax.devices()[0]
         platform, kind = device.platform, device.device_kind

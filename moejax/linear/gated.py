@@ -15,7 +15,7 @@ from moejax.linear.dense import Dense
 def gated(gate: Any, up: Any, x: Layout, *, activation: str | None = "silu") -> Layout:
     """Each row through its own expert's pair; dense leaves over ragged rows in one product that reads x once."""
     if isinstance(x, Ragged) and isinstance(gate, Dense) and isinstance(up, Dense):
-        kernels = (leaf.kernel.astype(x.tokens.dtype) for leaf in (gate, up))
-        return Ragged(grouped_gated_matmul(x.tokens, *kernels, x.group_sizes, activation=activation), x.group_sizes)
+        own, other = (leaf.kernel.astype(x.tokens.dtype) for leaf in (gate, up))
+        return Ragged(grouped_gated_matmul(x.tokens, own, other, x.group_sizes, activation=activation), x.group_sizes)
     active, value = gate.grouped_matmul(x, activation=activation), up.grouped_matmul(x)
     return dataclasses.replace(value, tokens=active.tokens * value.tokens)
