@@ -88,7 +88,8 @@ def test_interpreter_tells_rows_written_for_another_group(monkeypatch):
 def lowered_for_h100(function, *operands, kind=KIND):
     """The program for CUDA as text, lowered without a CUDA plugin."""
     chip = _compat.abstract_gpu(kind)
-    mesh = jax.sharding.AbstractMesh((1,), ("device",), abstract_device=chip)
+    automatic = (jax.sharding.AxisType.Auto,)
+    mesh = jax.sharding.AbstractMesh((1,), ("device",), axis_types=automatic, abstract_device=chip)
     structs = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in operands]
     with jax.sharding.use_abstract_mesh(mesh):
         return jax.export.export(jax.jit(function), platforms=["cuda"])(*structs).mlir_module()
@@ -163,7 +164,8 @@ def test_lowers_inside_shard_map():
         return jax.grad(lambda *a: jnp.sum(grouped_matmul(*a, sizes, **NAMED).astype(jnp.float32)), (0, 1))(x, w)
 
     sharded = jax.shard_map(run, mesh=mesh, in_specs=(spec, spec, spec), out_specs=(spec, spec))
-    structs = [jax.ShapeDtypeStruct(*operand) for operand in (X, W, SIZES)]
+    along = jax.sharding.NamedSharding(mesh, spec)
+    structs = [jax.ShapeDtypeStruct(*operand, sharding=along) for operand in (X, W, SIZES)]
     with jax.sharding.use_abstract_mesh(mesh):
         exported = jax.export.export(jax.jit(sharded), platforms=["cuda"])(*structs)
     assert "mosaic_gpu" in exported.mlir_module()
