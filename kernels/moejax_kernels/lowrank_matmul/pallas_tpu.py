@@ -61,7 +61,7 @@ def ffn(
     ranks: Any,
     activation: str | None,
     options: Options,
-) -> Float[Array, "M O"]:
+) -> Float[Array, "M D2"]:
     """activation(x up) down, or (activation(x gate) * (x up)) down. tiling: (rows, depth, hidden, columns). Else as `product`."""
     del ranks
     pairs = [up] if gate is None else [up, gate]

@@ -28,7 +28,7 @@ FAR_BELOW = -1e30  # a score that is not seen: minus infinity would turn differe
 
 def attention(
     tokens: tuple[Array, Array, Array], factors: tuple[Array, Array, Array], *, causal: bool, options: Options
-) -> tuple[Float[Array, "B T HN"], Float[Array, "B H T"]]:
+) -> tuple[Float[Array, "B T width"], Float[Array, "B H T"]]:
     """Attention output and log-sum-exp of scores; tokens [B T R] and factors [H R K], [H R K], [H R N].
 
     tiling: (queries, keys). Raises ValueError for one that the chip cannot hold. FLOPs per head: 4 T^2 K and, for each tile
