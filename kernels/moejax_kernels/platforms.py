@@ -2,8 +2,10 @@
 
 import dataclasses
 import difflib
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from moejax_kernels import _compat
 
@@ -45,8 +47,10 @@ def has_mosaic_gpu(chip: Target) -> bool:
     return any(name in chip.kind for name in ("H100", "H200", "H800", "H20"))
 
 
-def choose_implementation(name: str | None, known: tuple[str, ...], *, interpret: object = False) -> str:
-    """The implementation asked for, or for None the one for the chip at hand.
+def choose_implementation(name: str | None, known: tuple[str, ...], dtype: Any, *, interpret: object = False) -> str:
+    """The implementation asked for, or for None the one for the chip at hand and operands of `dtype`.
+
+    The Hopper kernels multiply 16-bit numbers only: other operands take 'xla' there.
 
     Raises ValueError for an unknown name, with the nearest known one, and for a Pallas implementation of another platform
     than the program's that is not interpreted. Source: ours.
@@ -55,7 +59,8 @@ def choose_implementation(name: str | None, known: tuple[str, ...], *, interpret
     if name is None:
         if chip.platform == "tpu":
             return "pallas_tpu"
-        return "pallas_gpu" if has_mosaic_gpu(chip) else "xla"
+        short = jnp.dtype(dtype).itemsize == 2
+        return "pallas_gpu" if "pallas_gpu" in known and short and has_mosaic_gpu(chip) else "xla"
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""

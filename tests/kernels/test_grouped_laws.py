@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moejax_kernels import platforms
 from moejax_kernels.grouped_matmul import grouped_gated_matmul, grouped_matmul, grouped_outer
 
 from tests.kernels import numpy_oracle as oracle
@@ -150,3 +151,21 @@ def test_what_is_refused(change, message):
         arguments["bias"] = jnp.asarray(arguments["bias"])
     with pytest.raises(ValueError, match=message):
         unchecked(x, w, sizes, **arguments)
+
+
+def test_what_none_picks():
+    def picked(platform, kind, dtype, known=("xla", "pallas_tpu", "pallas_gpu")):
+        device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=None, platform=platform)
+        axis = (jax.sharding.AxisType.Auto,)
+        mesh = jax.sharding.AbstractMesh((1,), ("x",), axis_types=axis, abstract_device=device)
+        with jax.sharding.use_abstract_mesh(mesh):
+            return platforms.choose_implementation(None, known, dtype)
+
+    assert platforms.choose_implementation(None, ("xla",), jnp.float32) == "xla"  # this process: a CPU
+    assert picked("tpu", "TPU v5 lite", jnp.float32) == "pallas_tpu"
+    assert picked("cuda", "NVIDIA H100 80GB HBM3", jnp.bfloat16) == "pallas_gpu"
+    # No kernel of ours for these: float32 on Hopper, older and newer chips, an operation without a Hopper kernel.
+    assert picked("cuda", "NVIDIA H100 80GB HBM3", jnp.float32) == "xla"
+    assert picked("cuda", "NVIDIA A100-SXM4-40GB", jnp.bfloat16) == "xla"
+    assert picked("cuda", "NVIDIA B200", jnp.bfloat16) == "xla"
+    assert picked("cuda", "NVIDIA H100 80GB HBM3", jnp.bfloat16, ("xla", "pallas_tpu")) == "xla"

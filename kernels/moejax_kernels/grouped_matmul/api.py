@@ -59,7 +59,7 @@ def grouped_matmul(
     width = w.shape[1 if transposed else 2]
     if bias is not None and bias.shape != (w.shape[0], width):
         raise ValueError(f"bias has shape {bias.shape}; it must be (E, F) = {(w.shape[0], width)}.")
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
     with jax.named_scope(f"grouped_matmul_{options.implementation}"):
         x, w, bias, group_sizes = vary_alike((x, w, bias, group_sizes))
         return gradients.product(x, w, bias, group_sizes, transposed, activation, options)
@@ -90,7 +90,7 @@ def grouped_gated_matmul(
     check_group_sizes(group_sizes, x.shape[0], gate.shape[0])
     check_activation(activation)
     dtype = check_floating(x=x, gate=gate, up=up)
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
     with jax.named_scope(f"grouped_gated_matmul_{options.implementation}"):
         x, gate, up, group_sizes = vary_alike((x, gate, up, group_sizes))
         return gradients.gated_product(x, gate, up, group_sizes, activation, options)
@@ -115,12 +115,15 @@ def grouped_outer(
         raise ValueError(f"x {x.shape} and y {y.shape} must be [M D] and [M F] with the same M.")
     check_group_sizes(group_sizes, x.shape[0], group_sizes.shape[0])
     dtype = check_floating(x=x, y=y)
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
     with jax.named_scope(f"grouped_outer_{options.implementation}"):
         x, y, group_sizes = vary_alike((x, y, group_sizes))
         return gradients.outer(x, y, group_sizes, options)
 
 
-def _options(implementation: str | None, tiling: Any, precision: Any, dtype: Any, interpret: Any) -> Options:
-    name = choose_implementation(implementation, IMPLEMENTATIONS, interpret=interpret)
-    return Options(implementation=name, dtype=jnp.dtype(dtype), tiling=tiling, precision=precision, interpret=interpret)
+def _options(
+    implementation: str | None, tiling: Any, precision: Any, dtype: Any, preferred: Any, interpret: Any
+) -> Options:
+    name = choose_implementation(implementation, IMPLEMENTATIONS, dtype, interpret=interpret)
+    output = jnp.dtype(preferred or dtype)
+    return Options(implementation=name, dtype=output, tiling=tiling, precision=precision, interpret=interpret)

@@ -60,7 +60,7 @@ def grouped_lowrank_matmul(
     check_group_sizes(group_sizes, x.shape[0], u.shape[0])
     check_ranks("ranks", ranks, (u, v))
     dtype = check_floating(x=x, u=u, v=v)
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
     with jax.named_scope(f"grouped_lowrank_matmul_{options.implementation}"):
         return gradients.product(x, (u, v), group_sizes, ranks, options)
 
@@ -127,7 +127,7 @@ def grouped_lowrank_ffn(
     operands = {"up": up, "gate": gate, "down": down}
     named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
     dtype = check_floating(x=x, **named)
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
     ranks = (up_ranks, gate_ranks, down_ranks)
     with jax.named_scope(f"grouped_lowrank_ffn_{options.implementation}"):
         return gradients.ffn(x, up, gate, down, group_sizes, ranks, activation, options)
@@ -165,7 +165,9 @@ def lowrank_attention(
     dtype = check_floating(
         x=x, query=query[0], query_v=query[1], key=key[0], key_v=key[1], value=value[0], value_v=value[1]
     )
-    options = _options(implementation, tiling, precision, preferred_element_type or dtype, interpret)
+    # There is no Hopper kernel for it: asked for by name it is refused, by platform it is passed over.
+    known = IMPLEMENTATIONS if implementation else tuple(name for name in IMPLEMENTATIONS if name != "pallas_gpu")
+    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret, known)
     with jax.named_scope(f"lowrank_attention_{options.implementation}"):
         tokens = tuple(jnp.einsum("BTD,DR->BTR", x, u, precision=precision) for u, _ in (query, key, value))
         heads = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
@@ -181,6 +183,15 @@ def _one_group(x: Array) -> Array:
     return jnp.full((1,), x.shape[0], jnp.int32)
 
 
-def _options(implementation: str | None, tiling: Any, precision: Any, dtype: Any, interpret: Any) -> Options:
-    name = choose_implementation(implementation, IMPLEMENTATIONS, interpret=interpret)
-    return Options(implementation=name, dtype=jnp.dtype(dtype), tiling=tiling, precision=precision, interpret=interpret)
+def _options(
+    implementation: str | None,
+    tiling: Any,
+    precision: Any,
+    dtype: Any,
+    preferred: Any,
+    interpret: Any,
+    known: tuple[str, ...] = IMPLEMENTATIONS,
+) -> Options:
+    name = choose_implementation(implementation, known, dtype, interpret=interpret)
+    output = jnp.dtype(preferred or dtype)
+    return Options(implementation=name, dtype=output, tiling=tiling, precision=precision, interpret=interpret)
