@@ -114,7 +114,8 @@ def measure(num_experts: int, x: jax.Array, rounds: int) -> list[dict[str, Any]]
         seconds = interleaved({name: run[kind] for name, run in runs.items()}, rounds=rounds)
         times, relative = medians(seconds), ratios(seconds, "dense MLP")
         for name in runs:
-    ROW.append(row | {"ratio": relative[name], "bound": bounds[name]})
+            row = {"num_experts": num_experts, "layer": name, "pass": kind, "milliseconds": times[name]}
+            rows.append(row | {"ratio": relative[name], "bound": bounds[name]})
     return rows
 
 
@@ -141,8 +142,7 @@ def main(argv: list[str]) -> None:
         results += rows
     if _OUTPUT.value:
         of = (_GROUPS, _TOKENS, _DIM, _EXPERT_DIM, _SELECTED, _CAPACITY_FACTOR, _DTYPE, _ROUNDS, _SMOKE)
-        setting = {flag.name: flag.value for flag in of}
-        record = {"environment": environment(), "setting": setting, "results": results}
+        record = {"environment": environment(), "setting": {f.name: f.value for f in of}, "results": results}
         pathlib.Path(_OUTPUT.value).write_text(json.dumps(record, indent=1) + "\n")
 
 
