@@ -138,7 +138,7 @@ def test_all_patterns_of_empty_groups(kind, implementation):
                 assert np.any(gradient[e]) == (size > 0), (pattern, e)
 
 
-@pytest.mark.parametrize("kind", ["product", "ffn", "gated"])
+@pytest.mark.parametrize("kind", ["product", "gated"])
 def test_long_groups(kind):
     for sizes in ([600, 17, 64, 305], [0, 1100, 0, 0], [1, 16, 1031, 152], [255, 257, 15, 673]):
         x, up, gate, down, dy = operands(kind, sizes, rows=1200)
@@ -146,7 +146,7 @@ def test_long_groups(kind):
         assert_close(found, loops(x, up, gate, down, sizes, dy))
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3, 16, 17])
+@pytest.mark.parametrize("rows", [0, 1, 17])
 def test_few_rows(rows):
     sizes = np.array([0, rows // 2, 0, rows - rows // 2])
     x, up, gate, down, dy = operands("gated", sizes, rows=rows)
@@ -275,13 +275,12 @@ def test_gradients_can_be_differentiated_again(kind):
 SHARDED = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import PartitionSpec as P
-from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn, lowrank_attention
+from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn, grouped_lowrank_matmul, lowrank_attention
 assert jax.device_count() == 8
 mesh = jax.make_mesh((4, 2), ("data", "expert"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
 draw = lambda seed, *shape: jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32) * 0.3
 x, sizes = draw(0, 4, 2, 24, 6), jnp.array(np.random.default_rng(1).integers(0, 7, (4, 4)), jnp.int32)
-up, down = (draw(2, 4, 6, 3, 7), draw(3, 4, 3, 7)) , (draw(4, 4, 7, 2), draw(5, 4, 2, 6))
-up = (draw(2, 4, 6, 3), draw(3, 4, 3, 7))
+up, down = (draw(2, 4, 6, 3), draw(3, 4, 3, 7)), (draw(4, 4, 7, 2), draw(5, 4, 2, 6))
 ffn = lambda x, up, down, sizes: grouped_lowrank_ffn(x, up, down, sizes, activation="silu", implementation="xla")
 
 @jax.shard_map(mesh=mesh, in_specs=(P("data", "expert"), P("expert"), P("data", "expert")), out_specs=P("data", "expert"))
@@ -305,6 +304,13 @@ plain = lambda x, pairs: lowrank_attention(x.reshape(8, 24, 6), *pairs, num_head
 found = jax.jit(jax.value_and_grad(lambda x, p: jnp.sum(jnp.sin(attend(x, p))), argnums=(0, 1)))(x, pairs)
 wanted = jax.jit(jax.value_and_grad(lambda x, p: jnp.sum(jnp.sin(plain(x, p))), argnums=(0, 1)))(x, pairs)
 jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-5), found, wanted)
+product = lambda x, u, v, sizes: grouped_lowrank_matmul(x, u, v, sizes, implementation="xla")
+flat, counts = x.reshape(8, 24, 6), sizes.repeat(2, axis=0)
+split = jax.shard_map(lambda x, u, v, s: product(x[0], u, v, s[0])[None], mesh=mesh,
+    in_specs=(P(("data", "expert")), P(), P(), P(("data", "expert"))), out_specs=P(("data", "expert")))
+plain = lambda x, u, v, s: jnp.stack([product(x[i], u, v, s[i]) for i in range(8)])
+found, wanted = (jax.jit(jax.grad(lambda *a: jnp.sum(jnp.sin(f(*a, counts))), argnums=(0, 1, 2)))(flat, *up) for f in (split, plain))
+jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, wanted)
 print("eight devices agree")
 """
 
@@ -339,7 +345,7 @@ def test_the_ffn_holds_no_full_width_middle(backward):
     up, down = draw_factors(2, E, 32, 4, wide), draw_factors(4, E, wide, 8, 32)
 
     def fused(x, up, down, sizes):
-        return grouped_lowrank_ffn(x, up, down, sizes, activation="silu", implementation="xla")
+        return grouped_lowrank_ffn(x, up, down, sizes, activation="silu", implementation="xla", tiling=(256, 64))
 
     def turned(f):
         return jax.grad(lambda *a: jnp.sum(f(*a) ** 2), argnums=(0, 1, 2)) if backward else f
@@ -482,7 +488,7 @@ BAD = {
     "activation": ({"activation": "swish"}, "swish"),
     "implementation": ({"implementation": "xlaa"}, "Did you mean 'xla'"),
     "platform": ({"implementation": "pallas_tpu"}, "runs on tpu only"),
-    "tiling": ({"tiling": (16, 64)}, "largest first"),
+    "tiling": ({"tiling": (16, 0)}, "each at least 1"),
     "dtypes": ({"x": jnp.ones((41, D), jnp.bfloat16)}, "different dtypes"),
 }
 
