@@ -128,9 +128,12 @@ def check_fits(what: str, tiling: tuple[int, ...], need: Callable[[tuple[int, ..
 
 
 def shrunk(tiling: tuple[int, ...], need: Callable[[tuple[int, ...]], int], held: Chip) -> tuple[int, ...]:
-    """The tiling with its largest sides halved, to multiples of 128, until it fits the chip."""
-    sizes = list(tiling)
-    while need(tuple(sizes)) > held.limit_bytes and max(sizes) > LANES:
-        side = max(range(len(sizes)), key=lambda s: (sizes[s], s))
-        sizes[side] = max(LANES, round_up(sizes[side] // 2, LANES))
-    return tuple(sizes)
+    """The tiling with sides halved, to multiples of 128 and each time the one that saves most, until it fits the chip."""
+    while need(tiling) > held.limit_bytes and max(tiling) > LANES:
+        smaller = (
+            (*tiling[:side], max(LANES, round_up(size // 2, LANES)), *tiling[side + 1 :])
+            for side, size in enumerate(tiling)
+            if size > LANES
+        )
+        tiling = min(smaller, key=need)
+    return tiling

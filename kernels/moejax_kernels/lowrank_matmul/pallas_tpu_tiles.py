@@ -7,24 +7,20 @@ import jax.numpy as jnp
 from moejax_kernels import tpu_memory
 from moejax_kernels.platforms import target
 
-PIECE = 128  # rows multiplied at once
-LARGEST = (512, 2048, 1024, 1024)  # rows, depth, hidden, columns, where the chip has room
-
 
 class Tiles(NamedTuple):
-    """rows of x, its depth D, the hidden width, columns of the output in one step; depth of one product; bytes needed."""
+    """rows of x, its depth D, the hidden width, columns of the output in one step; rows and depth of one product; bytes needed.
+
+    piece divides rows: of a tile that groups share, only the pieces that an item reaches into are multiplied.
+    """
 
     rows: int
     depth: int
     hidden: int
     columns: int
+    piece: int
     chunk: int
     vmem: int
-
-    @property
-    def piece(self) -> int:
-        """Rows multiplied at once: PIECE where that divides the rows."""
-        return PIECE if self.rows % PIECE == 0 else self.rows
 
 
 def choose(
@@ -41,21 +37,23 @@ def choose(
     held = tpu_memory.chip(target())
     rows, depth, hidden, columns, groups = sizes
     operand, out = (jnp.dtype(d) for d in dtypes)
+    piece, chunk = held.body("lowrank", operand)
     whole = (tpu_memory.round_up(rows, tpu_memory.sublanes(operand)), depth, max(hidden, 1), columns)
 
     def need(tiles: tuple[int, ...]) -> int:
-        return _bytes(tiles, columns, hidden, ranks, operand, out)
+        return _bytes(tiles, columns, hidden, ranks, operand, out, min(piece, tiles[0]))
 
     if tiling is not None:
         tiles = _given(tiling, whole, operand)
     else:
         even = 1 << max(0, (-(-rows // groups)) - 1).bit_length()
-        wanted = (max(PIECE, min(LARGEST[0], even)), *LARGEST[1:])
+        largest = held.largest("lowrank", operand)
+        wanted = (max(tpu_memory.LANES, min(largest[0], even)), *largest[1:])
         tiles = (min(wanted[0], whole[0]), *(tpu_memory.tile_of(s, t) for s, t in zip(whole[1:], wanted[1:])))
         tiles = tpu_memory.shrunk(tiles, need, held)
     vmem = tpu_memory.check_fits("low-rank product", tiles, need, held)
     rows, depth, hidden, columns = tiles
-    return Tiles(rows, depth, hidden, columns, 512 if operand.itemsize <= 2 else 256, vmem)
+    return Tiles(rows, depth, hidden, columns, piece if rows % piece == 0 else rows, chunk, vmem)
 
 
 def _given(tiling: tuple[int, ...], whole: tuple[int, ...], dtype: jnp.dtype) -> tuple[int, ...]:
@@ -74,11 +72,17 @@ def _given(tiling: tuple[int, ...], whole: tuple[int, ...], dtype: jnp.dtype) ->
 
 
 def _bytes(
-    tiles: tuple[int, ...], columns: int, hidden: int, ranks: tuple[int, ...], operand: jnp.dtype, out: jnp.dtype
+    tiles: tuple[int, ...],
+    columns: int,
+    hidden: int,
+    ranks: tuple[int, ...],
+    operand: jnp.dtype,
+    out: jnp.dtype,
+    piece: int,
 ) -> int:
     rows, depth, wide, narrow = tiles
     *into, last = ranks
-    piece, single = min(PIECE, rows), jnp.dtype(jnp.float32)
+    single = jnp.dtype(jnp.float32)
     streamed = [
         ((rows, depth), operand),
         ((rows, tpu_memory.round_up(columns, narrow)), out),
