@@ -24,7 +24,7 @@ def blocks(path, language="python"):
 
 @pytest.mark.lenient
 def test_the_example_of_the_readme_runs(root, capsys):
-    (example,) = blocks(root / "README.md")
+    example, _ = blocks(root / "README.md")
     assert len([line for line in example.splitlines() if line.strip()]) <= 18
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
@@ -32,6 +32,16 @@ def test_the_example_of_the_readme_runs(root, capsys):
     assert float(scope["total_loss"](scope["sown"]["losses"])) > 0
     np.testing.assert_allclose(scope["sown"]["metrics"]["MoE_0"]["load"].sum(), 1.0, rtol=1e-6)
     assert "(2, 16, 64)" in capsys.readouterr().out
+
+
+@pytest.mark.lenient
+def test_the_example_of_the_kernels_runs(root):
+    _, example = blocks(root / "README.md")
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    # Rows of ones by kernels of ones: gelu(4) in the nine rows of groups, the last row is of none.
+    np.testing.assert_allclose(scope["y"][:9], np.asarray(jax.nn.gelu(np.float32(4))), rtol=1e-6)
+    assert not np.any(scope["y"][9])
 
 
 def test_the_table_is_the_code(root):
@@ -56,7 +66,7 @@ def test_links_and_named_files_exist(root, name):
     text = (root / name).read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     commands = re.findall(r"\b((?:experiments|configs)/[\w/]+\.py)\b", text)
-    missing = [path for path in {*links, *commands} if not (root / path).is_file()]
+    missing = [path for path in {*links, *commands} if not (root / path).exists()]
     assert missing == []
 
 
