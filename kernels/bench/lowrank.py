@@ -20,8 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 from cases import group_sizes
+from moejax_kernels.activations import activate
 from moejax_kernels.grouped_matmul import grouped_matmul
 from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn
+from passes import compiled
 
 from moejax.evals.timing import environment, interleaved, medians, ratios
 from moejax.train.memory import keep_freed_memory
@@ -44,13 +46,13 @@ Method = Callable[[jax.Array, Factors], jax.Array]
 
 def chain(product: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, factors: Factors) -> jax.Array:
     """The FFN from a product of rows with one factor."""
-    activate = {"gelu": jax.nn.gelu, "silu": jax.nn.silu, "relu": jax.nn.relu}[_ACTIVATION.value]
 
     def through(x: jax.Array, name: str) -> jax.Array:
         return functools.reduce(product, factors[name], x)
 
     value = through(x, "up")
-    hidden = activate(through(x, "gate")) * value if "gate" in factors else activate(value)
+    active = activate(through(x, "gate") if "gate" in factors else value, _ACTIVATION.value)
+    hidden = active * value if "gate" in factors else active
     return functools.reduce(product, factors["down"], hidden)
 
 
@@ -85,16 +87,6 @@ def methods(sizes: np.ndarray) -> dict[str, Method]:
         "fused": fused,
         "unfused": functools.partial(chain, functools.partial(grouped_matmul, group_sizes=groups)),
     }
-
-
-def compiled(method: Method, kind: str, x: jax.Array, factors: Factors) -> Any:
-    """The compiled pass; backward gives the gradients in x and in every factor beside the value."""
-
-    def both(x: jax.Array, factors: Factors) -> Any:
-        y, pullback = jax.vjp(method, x, factors)
-        return y, *pullback(y)
-
-    return jax.jit(method if kind == "forward" else both).lower(x, factors).compile()
 
 
 def draw(experts: int, rank: int) -> tuple[jax.Array, Factors]:

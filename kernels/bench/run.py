@@ -4,9 +4,8 @@
   python kernels/bench/run.py --cases medium --distributions uneven --passes forward --rounds 9
 
 Every method of one case and distribution runs in turn in one process; times are medians over rounds, ratios are medians of
-the ratio to the dense product x [M D] @ w [D F] of the same round. Beside each method its bound: the larger of its arithmetic
-(padding included) over that of the dense product, and of the bytes of its operands and results over those of the dense product
-where the device is bound by memory (`--roofline`). Runs unchanged on a GPU or TPU; the numbers say which device they are of.
+the ratio to the dense product x [M D] @ w [D F] of the same round. Beside each method its bound: its arithmetic (padding
+included) over that of the dense product; on the chips of ROOFLINES also the least time that arithmetic and bytes allow. Runs unchanged on a GPU or TPU; the numbers say which device they are of.
 """
 
 import functools
@@ -21,6 +20,7 @@ import numpy as np
 from absl import app, flags
 from cases import CASES, DISTRIBUTIONS, Case, group_sizes
 from moejax_kernels.grouped_matmul import grouped_matmul
+from passes import compiled
 
 from moejax.evals.timing import environment, interleaved, medians, ratios
 from moejax.train.memory import keep_freed_memory
@@ -74,18 +74,6 @@ def methods(case: Case, sizes: np.ndarray) -> dict[str, tuple[Callable[..., jax.
     return {
         name: m for name, m in chosen.items() if name != "ragged_dot" or m[1] * passes * case.flops <= _LARGEST.value
     }
-
-
-def compiled(function: Callable[..., jax.Array], kind: str, x: jax.Array, w: jax.Array) -> Any:
-    """The compiled pass; backward gives the gradients in x and in w beside the value."""
-    if kind == "forward":
-        return jax.jit(function).lower(x, w).compile()
-
-    def both(x: jax.Array, w: jax.Array) -> tuple[jax.Array, ...]:
-        y, pullback = jax.vjp(function, x, w)
-        return y, *pullback(y)
-
-    return jax.jit(both).lower(x, w).compile()
 
 
 def measure(case: Case, distribution: str) -> list[dict[str, Any]]:

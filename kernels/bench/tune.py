@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from absl import app, flags
 from cases import group_sizes
 from moejax_kernels.grouped_matmul import grouped_matmul
+from passes import compiled
 
 from moejax.evals.timing import environment, interleaved, ratios
 from moejax.train.memory import keep_freed_memory
@@ -48,20 +49,16 @@ def measure(mean: int) -> dict[str, tuple[float, float]]:
     x = jax.random.normal(jax.random.key(0), (rows, _INPUTS.value))
     w = jax.random.normal(jax.random.key(1), (experts, _INPUTS.value, _OUTPUTS.value))
 
-    def passes(function):
-        def both(x, w):
-            y, pullback = jax.vjp(function, x, w)
-            return y, *pullback(y)
-
-        return jax.jit(function), jax.jit(both)
-
-    programs = {"dense": (passes(lambda x, w: x @ w[0]), w[:1])}
+    programs = {"dense": (lambda x, w: x @ w[0], w[:1])}
     for name, ladder in candidates(mean).items():
         ours = functools.partial(grouped_matmul, group_sizes=sizes, implementation="xla", tiling=ladder)
-        programs[name] = (passes(ours), w)
+        programs[name] = (ours, w)
     relative = []
-    for turn in range(2):
-        runs = {name: functools.partial(both[turn], x, kernels) for name, (both, kernels) in programs.items()}
+    for kind in ("forward", "forward+backward"):
+        runs = {
+            name: functools.partial(compiled(function, kind, x, kernels), x, kernels)
+            for name, (function, kernels) in programs.items()
+        }
         relative.append(ratios(interleaved(runs, rounds=_ROUNDS.value), "dense"))
     return {name: (relative[0][name], relative[1][name]) for name in candidates(mean)}
 

@@ -10,6 +10,7 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 from moejax_kernels.lowrank_matmul import grouped_lowrank_matmul, lowrank_matmul
+from moejax_kernels.lowrank_matmul.gradients import cut_factors
 
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers, Layout, Ragged
@@ -77,9 +78,8 @@ class LowRank:
         """
         if self.ranks is None:
             return self
-        present = jnp.arange(self.u.shape[-1])[None, :] < jnp.asarray(self._checked_ranks())[:, None]
-        u = jnp.where(present[:, None, :], self.u, jnp.zeros((), self.u.dtype))
-        return LowRank(u, jnp.where(present[:, :, None], self.v, jnp.zeros((), self.v.dtype)))
+        (u, v), _ = cut_factors((self.u, self.v), jnp.asarray(self._checked_ranks(), jnp.int32))
+        return LowRank(u, v)
 
     def num_params(self) -> int:
         """The numbers that count: the sum of ranks[e] (D + F) over the experts."""

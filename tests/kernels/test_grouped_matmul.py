@@ -1,16 +1,14 @@
 """The grouped product: every implementation equals the reference for all patterns of groups, in value and gradients."""
 
 import functools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from moejax_kernels.grouped_matmul import grouped_matmul
+
+from tests.kernels import eight_devices
 
 # Those that run on a CPU as they are; Pallas kernels have files of their own.
 IMPLEMENTATIONS = ("reference", "xla")
@@ -202,11 +200,4 @@ print("eight devices agree")
 
 
 def test_inside_shard_map_on_eight_devices():
-    env = os.environ | {
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2] / "kernels"),
-    }
-    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "eight devices agree" in done.stdout
+    assert "eight devices agree" in eight_devices.output_of(SHARDED)

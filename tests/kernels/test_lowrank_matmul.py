@@ -2,10 +2,6 @@
 
 import functools
 import itertools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +14,8 @@ from moejax_kernels.lowrank_matmul import (
     lowrank_ffn,
     lowrank_matmul,
 )
+
+from tests.kernels import eight_devices
 
 # Those that run on a CPU as they are; Pallas kernels have files of their own.
 IMPLEMENTATIONS = ("reference", "xla")
@@ -316,15 +314,7 @@ print("eight devices agree")
 
 
 def test_inside_shard_map_on_eight_devices():
-    root = pathlib.Path(__file__).resolve().parents[2]
-    env = os.environ | {
-        "XLA_FLAGS": os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(root / "kernels"),
-    }
-    done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "eight devices agree" in done.stdout
+    assert "eight devices agree" in eight_devices.output_of(SHARDED)
 
 
 def temporary_bytes(function, *arguments):

@@ -17,15 +17,12 @@ Source: ours.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from moejax_kernels.activations import check_activation
 from moejax_kernels.grouped_matmul import gradients
 from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes, check_kernel
-from moejax_kernels.grouped_matmul.options import Options
-from moejax_kernels.manual_axes import vary_alike
-from moejax_kernels.platforms import choose_implementation
+from moejax_kernels.grouped_matmul.options import options_for
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu", "tokamax")
 
@@ -59,9 +56,16 @@ def grouped_matmul(
     width = w.shape[1 if transposed else 2]
     if bias is not None and bias.shape != (w.shape[0], width):
         raise ValueError(f"bias has shape {bias.shape}; it must be (E, F) = {(w.shape[0], width)}.")
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
+    options = options_for(
+        implementation,
+        IMPLEMENTATIONS,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     with jax.named_scope(f"grouped_matmul_{options.implementation}"):
-        x, w, bias, group_sizes = vary_alike((x, w, bias, group_sizes))
         return gradients.product(x, w, bias, group_sizes, transposed, activation, options)
 
 
@@ -90,9 +94,16 @@ def grouped_gated_matmul(
     check_group_sizes(group_sizes, x.shape[0], gate.shape[0])
     check_activation(activation)
     dtype = check_floating(x=x, gate=gate, up=up)
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
+    options = options_for(
+        implementation,
+        IMPLEMENTATIONS,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     with jax.named_scope(f"grouped_gated_matmul_{options.implementation}"):
-        x, gate, up, group_sizes = vary_alike((x, gate, up, group_sizes))
         return gradients.gated_product(x, gate, up, group_sizes, activation, options)
 
 
@@ -115,15 +126,14 @@ def grouped_outer(
         raise ValueError(f"x {x.shape} and y {y.shape} must be [M D] and [M F] with the same M.")
     check_group_sizes(group_sizes, x.shape[0], group_sizes.shape[0])
     dtype = check_floating(x=x, y=y)
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
+    options = options_for(
+        implementation,
+        IMPLEMENTATIONS,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     with jax.named_scope(f"grouped_outer_{options.implementation}"):
-        x, y, group_sizes = vary_alike((x, y, group_sizes))
         return gradients.outer(x, y, group_sizes, options)
-
-
-def _options(
-    implementation: str | None, tiling: Any, precision: Any, dtype: Any, preferred: Any, interpret: Any
-) -> Options:
-    name = choose_implementation(implementation, IMPLEMENTATIONS, dtype, interpret=interpret)
-    output = jnp.dtype(preferred or dtype)
-    return Options(implementation=name, dtype=output, tiling=tiling, precision=precision, interpret=interpret)

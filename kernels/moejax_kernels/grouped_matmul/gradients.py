@@ -36,7 +36,7 @@ def product(
 ) -> Array:
     """activation(x w[e] + bias[e]), differentiable."""
     x, w, bias, group_sizes = vary_alike((x, w, bias, group_sizes))
-    return _product(x, w, bias, _cut(group_sizes, x.shape[0]), transposed, activation, options)
+    return _product(x, w, bias, cut_sizes(group_sizes, x.shape[0]), transposed, activation, options)
 
 
 def gated_product(
@@ -44,13 +44,13 @@ def gated_product(
 ) -> Array:
     """activation(x gate[e]) * (x up[e]), differentiable."""
     x, gate, up, group_sizes = vary_alike((x, gate, up, group_sizes))
-    return _gated_product(x, gate, up, _cut(group_sizes, x.shape[0]), activation, options)
+    return _gated_product(x, gate, up, cut_sizes(group_sizes, x.shape[0]), activation, options)
 
 
 def outer(x: Array, y: Array, group_sizes: Array, options: Options) -> Array:
     """Sums of x[m] y[m] over the rows of each group, differentiable."""
     x, y, group_sizes = vary_alike((x, y, group_sizes))
-    return _outer(x, y, _cut(group_sizes, x.shape[0]), options)
+    return _outer(x, y, cut_sizes(group_sizes, x.shape[0]), options)
 
 
 def backend(options: Options) -> ModuleType:
@@ -147,7 +147,7 @@ def group_of_row(group_sizes: Array, rows: int) -> Array:
     return jnp.searchsorted(ends, jnp.arange(rows, dtype=ends.dtype), side="right").astype(jnp.int32)
 
 
-def _cut(group_sizes: Array, rows: int) -> Array:
+def cut_sizes(group_sizes: Array, rows: int) -> Array:
     """Sizes that are not negative and end at the last row."""
     ends = jnp.minimum(jnp.cumsum(jnp.maximum(group_sizes.astype(jnp.int32), 0)), rows)
     return jnp.diff(ends, prepend=jnp.zeros((1,), jnp.int32))

@@ -11,15 +11,20 @@ def ladder_for(rows: int, groups: int, tiling: tuple[int, ...] | None) -> tuple[
     The table tuned/cpu.json (made by kernels/bench/tune.py) has a ladder for some mean numbers of rows per group; the
     nearest is taken. Raises ValueError for a tiling with a size below 1. Source: ours.
     """
-    if tiling is not None and (not tiling or min(tiling) < 1):
-        raise ValueError(f"tiling={tiling!r}: 'xla' takes the sizes of blocks of rows, each at least 1.")
     if tiling is None:
         table = measured_ladders()
         mean = rows / groups
         tiling = table[min(table, key=lambda size: max(size / max(mean, 1e-9), mean / size))]
         if groups == 1:  # all rows in one block, where they are all the group's
             tiling = (*tiling, rows)
-    return tuple(sorted({min(size, max(rows, 1)) for size in tiling}))
+    return steps_within(rows, tiling)
+
+
+def steps_within(rows: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The sizes in rising order, each once, none above `rows`. Raises ValueError for a size below 1. Source: ours."""
+    if min(sizes, default=0) < 1:
+        raise ValueError(f"tiling={sizes!r}: 'xla' takes the sizes of blocks of rows, each at least 1.")
+    return tuple(sorted({min(size, max(rows, 1)) for size in sizes}))
 
 
 @functools.cache

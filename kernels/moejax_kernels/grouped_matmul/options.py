@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from moejax_kernels.platforms import choose_implementation
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
@@ -30,3 +32,19 @@ class Options:
 def accumulator_of(dtype: Any) -> jnp.dtype:
     """float64 for float64, else float32."""
     return jnp.dtype(jnp.float64 if jnp.dtype(dtype) == jnp.float64 else jnp.float32)
+
+
+def options_for(
+    implementation: str | None,
+    known: tuple[str, ...],
+    *,
+    dtype: Any,
+    preferred_element_type: Any,
+    tiling: tuple[int, ...] | None,
+    precision: str | jax.lax.Precision | None,
+    interpret: Any,
+) -> Options:
+    """What an entry's settings mean for operands of `dtype`. Raises ValueError as `platforms.choose_implementation`."""
+    name = choose_implementation(implementation, known, dtype, interpret=interpret)
+    output = jnp.dtype(preferred_element_type or dtype)
+    return Options(implementation=name, dtype=output, tiling=tiling, precision=precision, interpret=interpret)

@@ -132,12 +132,12 @@ def walk(
     start: Array,
     size: Array,
     rows: int,
-    whole: Callable[[Array, Array], Array],
-    last: Callable[[Array, Array, Array], Array],
-    carry: Array,
+    whole: Callable[[Array, Any], Any],
+    last: Callable[[Array, Array, Any], Any],
+    carry: Any,
     *,
     remainder_first: bool = False,
-) -> Array:
+) -> Any:
     """Carries `carry` through the blocks of one group: whole(at, carry) for each of ladder[-1] rows from `at`, all the group's,
     and last(at, owned [block], carry) for at most one block that holds what is left; `owned` marks the group's rows in it.
 
@@ -146,12 +146,12 @@ def walk(
     count = size // ladder[-1]
     left, end = size - count * ladder[-1], start + size
 
-    def remainder(carry: Array) -> Array:
+    def remainder(carry: Any) -> Any:
         smaller = 0
         for block in ladder:
             # A loop of no or one turn: a conditional would copy what it carries. The place depends on the turn, or XLA
             # would compute the block's product ahead of the loop, for every step of the ladder.
-            def turn(i: Array, carry: Array, block: int = block) -> Array:
+            def turn(i: Array, carry: Any, block: int = block) -> Any:
                 at = jnp.minimum(end - left + i * block, rows - block)
                 index = at + jnp.arange(block, dtype=at.dtype)
                 return last(at, (index >= end - left) & (index < end), carry)

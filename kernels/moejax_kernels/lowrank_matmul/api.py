@@ -17,10 +17,9 @@ from jaxtyping import Array, Float, Int
 
 from moejax_kernels.activations import check_activation
 from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes
-from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.options import options_for
 from moejax_kernels.lowrank_matmul import gradients
 from moejax_kernels.lowrank_matmul.checks import check_factors, check_heads, check_ranks
-from moejax_kernels.platforms import choose_implementation
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
 Factors = Any  # u and v as (Array, Array); their number, shapes and dtypes are checked with messages
@@ -60,7 +59,15 @@ def grouped_lowrank_matmul(
     check_group_sizes(group_sizes, x.shape[0], u.shape[0])
     check_ranks("ranks", ranks, (u, v))
     dtype = check_floating(x=x, u=u, v=v)
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
+    options = options_for(
+        implementation,
+        IMPLEMENTATIONS,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     with jax.named_scope(f"grouped_lowrank_matmul_{options.implementation}"):
         return gradients.product(x, (u, v), group_sizes, ranks, options)
 
@@ -127,7 +134,15 @@ def grouped_lowrank_ffn(
     operands = {"up": up, "gate": gate, "down": down}
     named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
     dtype = check_floating(x=x, **named)
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret)
+    options = options_for(
+        implementation,
+        IMPLEMENTATIONS,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     ranks = (up_ranks, gate_ranks, down_ranks)
     with jax.named_scope(f"grouped_lowrank_ffn_{options.implementation}"):
         return gradients.ffn(x, up, gate, down, group_sizes, ranks, activation, options)
@@ -167,7 +182,15 @@ def lowrank_attention(
     )
     # There is no Hopper kernel for it: asked for by name it is refused, by platform it is passed over.
     known = IMPLEMENTATIONS if implementation else tuple(name for name in IMPLEMENTATIONS if name != "pallas_gpu")
-    options = _options(implementation, tiling, precision, dtype, preferred_element_type, interpret, known)
+    options = options_for(
+        implementation,
+        known,
+        dtype=dtype,
+        preferred_element_type=preferred_element_type,
+        tiling=tiling,
+        precision=precision,
+        interpret=interpret,
+    )
     with jax.named_scope(f"lowrank_attention_{options.implementation}"):
         tokens = tuple(jnp.einsum("BTD,DR->BTR", x, u, precision=precision) for u, _ in (query, key, value))
         heads = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
@@ -181,17 +204,3 @@ def _check_rows(x: Array) -> None:
 
 def _one_group(x: Array) -> Array:
     return jnp.full((1,), x.shape[0], jnp.int32)
-
-
-def _options(
-    implementation: str | None,
-    tiling: Any,
-    precision: Any,
-    dtype: Any,
-    preferred: Any,
-    interpret: Any,
-    known: tuple[str, ...] = IMPLEMENTATIONS,
-) -> Options:
-    name = choose_implementation(implementation, known, dtype, interpret=interpret)
-    output = jnp.dtype(preferred or dtype)
-    return Options(implementation=name, dtype=output, tiling=tiling, precision=precision, interpret=interpret)

@@ -5,6 +5,7 @@ Source: ours (the chain rule).
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,18 +33,43 @@ def ffn_backward(
 ) -> tuple[Array, Factors, Factors | None, Factors]:
     """Gradients (dx, d_up, d_gate, d_down) of the FFN whose output has the cotangent dy [M O]."""
     del ranks
-    same = options_of_pieces(options, x.dtype)
-    wide = options_of_pieces(options, accumulator_of(x.dtype))
 
-    def into(x: Array, factors: Factors) -> tuple[Array, Array]:
-        middle = grouped.product(x, factors[0], None, group_sizes, False, None, same)
-        return middle, grouped.product(middle, factors[1], None, group_sizes, False, None, wide)
+    def times(rows: Array, kernel: Array, dtype: Any) -> Array:
+        return grouped.product(rows, kernel, None, group_sizes, False, None, options_of_pieces(options, dtype))
 
-    def back(x: Array, middle: Array, dy: Array, factors: Factors) -> tuple[Array, Factors]:
-        d_middle = grouped.product(dy, factors[1], None, group_sizes, True, None, same)
-        dx = grouped.product(d_middle, factors[0], None, group_sizes, True, None, wide)
-        d_u = grouped.outer(x, d_middle, group_sizes, same)
-        return dx, (d_u, grouped.outer(middle, dy, group_sizes, same))
+    def times_turned(rows: Array, kernel: Array, dtype: Any) -> Array:
+        return grouped.product(rows, kernel, None, group_sizes, True, None, options_of_pieces(options, dtype))
+
+    def outer(left: Array, right: Array) -> Array:
+        return grouped.outer(left, right, group_sizes, options_of_pieces(options, x.dtype))
+
+    dx, d_up, d_gate, d_down = chain_rule(x, dy, (up, gate, down), activation, times, times_turned, outer)
+    return dx.astype(x.dtype), d_up, d_gate, d_down
+
+
+def chain_rule(
+    x: Array,
+    dy: Array,
+    factors: tuple[Factors, Factors | None, Factors],
+    activation: str | None,
+    times: Callable[[Array, Array, Any], Array],
+    times_turned: Callable[[Array, Array, Any], Array],
+    outer: Callable[[Array, Array], Array],
+) -> tuple[Array, Factors, Factors | None, Factors]:
+    """Gradients of the FFN in terms of three products, that of x in float32 at least.
+
+    times(rows, kernel, dtype): rows kernel; times_turned: rows kernel^T; outer(left, right): left^T right. Source: ours.
+    """
+    up, gate, down = factors
+    wide = accumulator_of(x.dtype)
+
+    def into(x: Array, pair: Factors) -> tuple[Array, Array]:
+        middle = times(x, pair[0], x.dtype)
+        return middle, times(middle, pair[1], wide)
+
+    def back(x: Array, middle: Array, dy: Array, pair: Factors) -> tuple[Array, Factors]:
+        d_middle = times_turned(dy, pair[1], x.dtype)
+        return times_turned(d_middle, pair[0], wide), (outer(x, d_middle), outer(middle, dy))
 
     up_middle, value = into(x, up)
     gated: Array | None = None
@@ -51,14 +77,13 @@ def ffn_backward(
         gate_middle, gated = into(x, gate)
     hidden, pull = jax.vjp(lambda value, gated: join(value, gated, activation), value, gated)
     hidden = hidden.astype(x.dtype)
-    down_middle = grouped.product(hidden, down[0], None, group_sizes, False, None, same)
-    d_hidden, d_down = back(hidden, down_middle, dy, down)
+    d_hidden, d_down = back(hidden, times(hidden, down[0], x.dtype), dy, down)
     d_value, d_gated = pull(d_hidden)
     dx, d_up = back(x, up_middle, d_value.astype(x.dtype), up)
     if gate is None:
-        return dx.astype(x.dtype), d_up, None, d_down
+        return dx, d_up, None, d_down
     more, d_gate = back(x, gate_middle, d_gated.astype(x.dtype), gate)
-    return (dx + more).astype(x.dtype), d_up, d_gate, d_down
+    return dx + more, d_up, d_gate, d_down
 
 
 def join(value: Array, gated: Array | None, activation: str | None) -> Array:

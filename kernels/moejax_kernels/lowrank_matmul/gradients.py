@@ -46,8 +46,8 @@ def product(x: Array, factors: Factors, group_sizes: Array, ranks: Array | None,
     if x.shape[0] == 0:
         return jnp.zeros((0, factors[1].shape[2]), options.dtype)
     x, factors, group_sizes, ranks = vary_alike((x, factors, group_sizes, ranks))
-    (u, v), ranks = _cut_factors(factors, ranks)
-    return _product(x, u, v, _cut_sizes(group_sizes, x.shape[0]), ranks, options)
+    (u, v), ranks = cut_factors(factors, ranks)
+    return _product(x, u, v, grouped.cut_sizes(group_sizes, x.shape[0]), ranks, options)
 
 
 def ffn(
@@ -64,9 +64,9 @@ def ffn(
     if x.shape[0] == 0:
         return jnp.zeros((0, down[1].shape[2]), options.dtype)
     x, up, gate, down, group_sizes, ranks = vary_alike((x, up, gate, down, group_sizes, ranks))
-    cut = [(None, None) if pair is None else _cut_factors(pair, rank) for pair, rank in zip((up, gate, down), ranks)]
+    cut = [(None, None) if pair is None else cut_factors(pair, rank) for pair, rank in zip((up, gate, down), ranks)]
     (up, gate, down), ranks = zip(*cut)
-    return _ffn(x, up, gate, down, _cut_sizes(group_sizes, x.shape[0]), ranks, activation, options)
+    return _ffn(x, up, gate, down, grouped.cut_sizes(group_sizes, x.shape[0]), ranks, activation, options)
 
 
 def attention(tokens: Any, factors: Any, causal: bool, options: Options) -> Array:
@@ -168,7 +168,7 @@ def _attention_backward(causal, options, saved, dy):
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _cut_factors(factors: Factors, ranks: Array | None) -> tuple[Factors, Array | None]:
+def cut_factors(factors: Factors, ranks: Array | None) -> tuple[Factors, Array | None]:
     """Zeros beyond each rank, and the ranks as int32 within 0 and R."""
     u, v = factors
     if ranks is None:
@@ -177,9 +177,3 @@ def _cut_factors(factors: Factors, ranks: Array | None) -> tuple[Factors, Array 
     u = jnp.where(present[:, None, :], u, jnp.zeros((), u.dtype))
     v = jnp.where(present[:, :, None], v, jnp.zeros((), v.dtype))
     return (u, v), jnp.clip(ranks.astype(jnp.int32), 0, u.shape[2])
-
-
-def _cut_sizes(group_sizes: Array, rows: int) -> Array:
-    """Sizes that are not negative and end at the last row."""
-    ends = jnp.minimum(jnp.cumsum(jnp.maximum(group_sizes.astype(jnp.int32), 0)), rows)
-    return jnp.diff(ends, prepend=jnp.zeros((1,), jnp.int32))

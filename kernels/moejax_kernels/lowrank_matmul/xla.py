@@ -9,7 +9,6 @@ Source: ours.
 Deviations: forward-mode differentiation is not defined, as for every `jax.custom_vjp`.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +18,7 @@ from jax import lax
 from jaxtyping import Array
 
 from moejax_kernels.grouped_matmul.options import Options, accumulator_of
-from moejax_kernels.lowrank_matmul.backward import join
+from moejax_kernels.lowrank_matmul.backward import chain_rule, join
 from moejax_kernels.lowrank_matmul.xla_attention import attention, attention_backward
 from moejax_kernels.lowrank_matmul.xla_blocks import add_corner, groups, over_group, row_blocks, write
 from moejax_kernels.manual_axes import vary_like
@@ -75,13 +74,22 @@ def ffn_backward(
     """As `gradients.py` asks: one pass over the blocks, each of which computes its part of the forward pass again."""
     wide = accumulator_of(x.dtype)
 
+    def times(rows: Array, kernel: Array, dtype: Any) -> Array:
+        return _dot(rows, kernel, (1, 0), options).astype(dtype)
+
+    def times_turned(rows: Array, kernel: Array, dtype: Any) -> Array:
+        return _dot(rows, kernel, (1, 1), options).astype(dtype)
+
+    def outer(left: Array, right: Array) -> Array:
+        return _dot(left, right, (0, 0), options)
+
     def step(carry: Any, factors: Any, at: Array, block: int, mine: Array | None) -> Any:
         dx, sums = carry
         x_block, dy_block = (lax.dynamic_slice_in_dim(a, at, block) for a in (x, dy))
         if mine is not None:  # on both sides: zero times what another row holds could be NaN
             x_block, dy_block = (jnp.where(mine, a, jnp.zeros((), a.dtype)) for a in (x_block, dy_block))
-        part, found = _block_backward(x_block, dy_block, factors, activation, options)
-        return write(dx, part, at, mine), jax.tree.map(add_corner, sums, found)
+        part, *found = chain_rule(x_block, dy_block, factors, activation, times, times_turned, outer)
+        return write(dx, part, at, mine), jax.tree.map(add_corner, sums, tuple(found))
 
     blocks = row_blocks(options, x.shape[0], group_sizes.shape[0], ranks)
 
@@ -94,34 +102,6 @@ def ffn_backward(
     looped = groups((up, gate, down), group_sizes, ranks)
     dx, (d_up, d_gate, d_down) = lax.scan(one_group, vary_like(jnp.zeros_like(x), x), looped)
     return dx, d_up, d_gate, d_down
-
-
-def _block_backward(
-    x: Array, dy: Array, factors: Any, activation: str | None, options: Options
-) -> tuple[Array, tuple[Factors, Factors | None, Factors]]:
-    """Dx of a block and its share of the gradients of its group's factors, all in float32 at least."""
-    up, gate, down = factors
-    times = functools.partial(_dot, options=options)
-
-    def back(x: Array, middle: Array, dy: Array, factors: Factors) -> tuple[Array, Factors]:
-        d_middle = times(dy, factors[1], (1, 1)).astype(x.dtype)
-        return times(d_middle, factors[0], (1, 1)), (times(x, d_middle, (0, 0)), times(middle, dy, (0, 0)))
-
-    up_middle = times(x, up[0], (1, 0)).astype(x.dtype)
-    value = times(up_middle, up[1], (1, 0))
-    gated: Array | None = None
-    if gate is not None:
-        gate_middle = times(x, gate[0], (1, 0)).astype(x.dtype)
-        gated = times(gate_middle, gate[1], (1, 0))
-    hidden, pull = jax.vjp(lambda value, gated: join(value, gated, activation), value, gated)
-    hidden = hidden.astype(x.dtype)
-    d_hidden, d_down = back(hidden, times(hidden, down[0], (1, 0)).astype(x.dtype), dy, down)
-    d_value, d_gated = pull(d_hidden)
-    dx, d_up = back(x, up_middle, d_value.astype(x.dtype), up)
-    if gate is None:
-        return dx, (d_up, None, d_down)
-    more, d_gate = back(x, gate_middle, d_gated.astype(x.dtype), gate)
-    return dx + more, (d_up, d_gate, d_down)
 
 
 def _by_rows(

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array
 
+from moejax_kernels.grouped_matmul.ladders import steps_within
 from moejax_kernels.grouped_matmul.options import Options
+from moejax_kernels.grouped_matmul.xla import walk
 
 # Rows of a block for groups of few and of many rows. Measured on two cores with 128 and 512 rows per group.
 FEW, MANY = tuple(range(16, 289, 16)), tuple(range(32, 385, 32))
@@ -27,15 +29,13 @@ Step = Callable[[Any, Any, Array, int, Array | None], Any]
 
 
 def row_blocks(options: Options, rows: int, group_count: int, ranks: tuple[Array | None, ...]) -> tuple[int, ...]:
-    """Sizes of blocks of rows, largest first, none above `rows`. With ranks every third: each is compiled per rank part.
+    """Sizes of blocks of rows in rising order, none above `rows`. With ranks every third: each is compiled per rank part.
 
     Raises ValueError for a tiling with a size below 1.
     """
-    if options.tiling is not None and (not options.tiling or min(options.tiling) < 1):
-        raise ValueError(f"tiling={options.tiling!r}: 'xla' takes the sizes of blocks of rows, each at least 1.")
-    sizes = options.tiling or (MANY if rows >= MANY_ROWS * group_count else FEW)
-    falling = sorted({min(size, rows) for size in sizes}, reverse=True)
-    return tuple(falling if options.tiling or all(rank is None for rank in ranks) else falling[::3])
+    measured = MANY if rows >= MANY_ROWS * group_count else FEW
+    rising = steps_within(rows, measured if options.tiling is None else options.tiling)
+    return rising if options.tiling or all(rank is None for rank in ranks) else rising[::-3][::-1]
 
 
 def groups(factors: Pairs, group_sizes: Array, ranks: tuple[Array | None, ...]) -> tuple[Pairs, Array, Array, Array]:
@@ -79,20 +79,14 @@ def _over_blocks(
     carry: Any, start: Array, size: Array, blocks: tuple[int, ...], rows: int, step: Callable[..., Any]
 ) -> Any:
     """step(carry, first row, rows of the block, which rows are the group's | None for all) over the rows of one group."""
-    whole = size // blocks[0]
-    carry = lax.fori_loop(0, whole, lambda i, carry: step(carry, start + i * blocks[0], blocks[0], None), carry)
-    end, at, left = start + size, start + whole * blocks[0], size - whole * blocks[0]
-    for block, smaller in zip(blocks, (*blocks[1:], 0), strict=True):
 
-        def last(i: Array, carry: Any, block: int = block) -> Any:
-            first = at + i * block  # i is 0; without it XLA would do the work outside the loop, that is always
-            placed = jnp.minimum(first, rows - block)
-            row = placed + jnp.arange(block, dtype=placed.dtype)
-            return step(carry, placed, block, ((row >= first) & (row < end))[:, None])
+    def whole(at: Array, carry: Any) -> Any:
+        return step(carry, at, blocks[-1], None)
 
-        fits = (left > smaller) & (left <= block)
-        carry = lax.fori_loop(0, fits.astype(jnp.int32), last, carry)
-    return carry
+    def last(at: Array, owned: Array, carry: Any) -> Any:
+        return step(carry, at, owned.shape[0], owned[:, None])
+
+    return walk(blocks, start, size, rows, whole, last, carry)
 
 
 def write(out: Array, part: Array, at: Array, mine: Array | None) -> Array:
