@@ -2,6 +2,7 @@
 
 A *kernel* method factorises one kernel at a time, for every rank at once; who gets how much is decided by `allocation.py`,
 and `compress.py` walks the tree. A *bank* method sees all kernels of one bank of experts and spends a number of parameters.
+A *spectral* method makes nothing smaller: it rewrites a kernel so that few of its numbers train.
 Everything here runs on the host in float64 (NumPy), whatever the model computes in.
 """
 
@@ -64,4 +65,17 @@ class BankMethod(Protocol):
         and 'router' for what the layer's router read, where it was collected.
         Raises SpecError naming the smallest reachable number when `num_params` is below it.
         """
+        ...
+
+
+@runtime_checkable
+class SpectralMethod(Protocol):
+    """Rewrites one kernel in its singular basis so that training moves the spectrum only. No budget, no data, no loss."""
+
+    def convert(self, kernel: Float[np.ndarray, "... D F"]) -> Any:
+        """A leaf of `linear.spectral` that multiplies as `kernel` [D F] or [E D F] does, to rounding. Factors are float32."""
+        ...
+
+    def num_trained(self, kernel: Float[np.ndarray, "... D F"]) -> int:
+        """How many numbers of the converted leaf train; the others are to be frozen (`frozen_patterns`)."""
         ...
