@@ -61,8 +61,9 @@ class BankMethod(Protocol):
     def compress_bank(self, bank: dict[str, Any], statistics: Statistics, *, num_params: int) -> dict[str, Any]:
         """The bank with other leaves, of at most `num_params` parameters (biases included).
 
-        bank: 'up', 'down' (and 'gate') leaves [E D F] and [E F D], biases [E ...] beside them. statistics: by those names,
-        and 'router' for what the layer's router read, where it was collected.
+        bank: 'up', 'down' (and 'gate') leaves [E D F] and [E F D], biases [E ...] beside them. 'router', where the tree has
+        one beside the bank, is the kernel [D E] of the layer's router: only read, neither counted nor returned.
+        statistics: by those names, and 'router' for what the layer's router read, where it was collected.
         Raises SpecError naming the smallest reachable number when `num_params` is below it.
         """
         ...
