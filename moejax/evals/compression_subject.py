@@ -1,0 +1,39 @@
+"""What is compressed and measured: a trained model behind the few questions that a comparison of methods asks of it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from moejax.compress.collect import Collected
+
+
+@runtime_checkable
+class Subject(Protocol):
+    """A trained model. Its params have one tree per layer (`core.segments.split_segments`), with leaves of `linear` as nodes.
+
+    name: in titles and file names. params: the uncompressed ones. only: regex over the names of the weights that are
+    compressed. headline: the entry of `quality` that tables and pictures show; more is better. num_examples: of
+    `inputs`. inputs: what `apply` computes on when latency and memory are measured.
+    """
+
+    name: str
+    params: Any
+    only: str
+    headline: str
+    num_examples: int
+    inputs: Any
+
+    def collect(self, kinds: Sequence[str], *, seed: int) -> Collected:
+        """Statistics of those kinds (`compress.statistics.KINDS`) over calibration data drawn by `seed`."""
+        ...
+
+    def quality(self, params: Any) -> dict[str, float]:
+        """Scores on held-out data, always the same; params: of any structure that `apply` takes."""
+        ...
+
+    def apply(self, params: Any, inputs: Any) -> Any:
+        """The forward pass, pure and without jit: what is compiled, timed and asked for its memory."""
+        ...
+
+    def flops(self, params: Any) -> int:
+        """Of the forward pass of one example."""
+        ...
