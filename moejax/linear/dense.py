@@ -44,6 +44,22 @@ class Dense:
         """The dense kernel."""
         return self.kernel
 
+    def num_params(self) -> int:
+        """D F per expert."""
+        return self.kernel.size
+
+    def flops_per_row(self) -> int:
+        """2 D F."""
+        return 2 * self.kernel.shape[-2] * self.kernel.shape[-1]
+
+    def flops_once(self) -> int:
+        """0."""
+        return 0
+
+    def shared_fields(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
 
 def init_dense(
     key: PRNGKeyArray, shape: tuple[int, ...], initializer: Any, *, equal: bool = False, dtype: Any = jnp.float32
@@ -57,3 +73,10 @@ def init_dense(
     if equal:
         return Dense(jnp.broadcast_to(initializer(key, shape[1:], dtype), shape))
     return Dense(jax.vmap(lambda k: initializer(k, shape[1:], dtype))(jax.random.split(key, shape[0])))
+
+
+def _example(draw: Any, num_experts: int) -> Dense:
+    return Dense(draw(num_experts, 6, 5))
+
+
+EXAMPLES = (_example,)

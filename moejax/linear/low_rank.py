@@ -4,6 +4,7 @@ Source: Eckart and Young 1936 (the best kernel of a rank); ours (the leaf, and w
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import flax.struct
@@ -16,6 +17,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers, Layout, Ragged
 from moejax.linear.dense import Dense
 from moejax.linear.epilogue import finish
+from moejax.linear.expert_axis import take_arrays
 
 
 @flax.struct.dataclass
@@ -90,6 +92,19 @@ class LowRank:
         ranks = self._ranks()
         return 2 * sum(ranks) * (self.u.shape[-2] + self.v.shape[-1]) // len(ranks)
 
+    def flops_once(self) -> int:
+        """0."""
+        return 0
+
+    def shared_fields(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def take(self, index: Sequence[int]) -> "LowRank":
+        """The bank whose expert i is expert index[i] of this one."""
+        ranks = None if self.ranks is None else tuple(self.ranks[i] for i in index)
+        return take_arrays(self, index).replace(ranks=ranks)
+
     def _ranks(self) -> tuple[int, ...]:
         experts = 1 if self.u.ndim == 2 else self.u.shape[0]
         return (self.u.shape[-1],) * experts if self.ranks is None else self._checked_ranks()
@@ -101,3 +116,14 @@ class LowRank:
                 "inside shard_map pass cleared()."
             )
         return self.ranks
+
+
+def _example(draw: Any, num_experts: int) -> LowRank:
+    return LowRank(draw(num_experts, 6, 3), draw(num_experts, 3, 5))
+
+
+def _example_of_ranks(draw: Any, num_experts: int) -> LowRank:
+    return _example(draw, num_experts).replace(ranks=tuple(e % 4 for e in range(num_experts)))
+
+
+EXAMPLES = (_example, _example_of_ranks)

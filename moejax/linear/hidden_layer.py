@@ -1,0 +1,76 @@
+"""Two leaves with a hidden layer between them: what an expert computes.
+
+Low-rank leaves on both sides go through one product that never writes the hidden width to memory.
+Source: Shazeer 2020, "GLU Variants Improve Transformer", equations 1 and 6; the fused product: FlashSVD (S200).
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn
+
+from moejax.core.layouts import Buffers, Layout, Ragged
+from moejax.linear.epilogue import add_bias
+from moejax.linear.gated import gated
+from moejax.linear.low_rank import LowRank
+
+
+def hidden_layer(
+    up: Any,
+    down: Any,
+    x: Layout,
+    *,
+    up_bias: Float[Array, "E F"] | None = None,
+    down_bias: Float[Array, "E D"] | None = None,
+    activation: str | None,
+) -> Layout:
+    """Each row through its own expert: activation(x up + up_bias) down + down_bias, in the dtype of x."""
+    if isinstance(up, LowRank) and isinstance(down, LowRank):
+        out = _fused(up, down, x, up_bias=up_bias, activation=activation)
+        return out if down_bias is None else add_bias(out, down_bias)
+    return down.grouped_matmul(up.grouped_matmul(x, bias=up_bias, activation=activation), bias=down_bias)
+
+
+def gated_hidden_layer(gate: Any, up: Any, down: Any, x: Layout, *, activation: str | None = "silu") -> Layout:
+    """Each row through its own expert: (activation(x gate) * (x up)) down, in the dtype of x."""
+    if all(isinstance(leaf, LowRank) for leaf in (gate, up, down)):
+        return _fused(up, down, x, gate=gate, activation=activation)
+    return down.grouped_matmul(gated(gate, up, x, activation=activation))
+
+
+def _fused(
+    up: LowRank,
+    down: LowRank,
+    x: Layout,
+    *,
+    gate: LowRank | None = None,
+    up_bias: Float[Array, "E F"] | None = None,
+    activation: str | None,
+) -> Layout:
+    tokens = x.tokens.reshape(-1, x.tokens.shape[-1])
+    sizes = x.group_sizes if isinstance(x, Ragged) else jnp.full(x.tokens.shape[:1], x.tokens.shape[1], jnp.int32)
+    rows = grouped_lowrank_ffn(
+        tokens,
+        _factors(up, tokens.dtype),
+        _factors(down, tokens.dtype),
+        sizes,
+        gate=None if gate is None else _factors(gate, tokens.dtype),
+        up_bias=None if up_bias is None else up_bias.astype(tokens.dtype),
+        activation=activation,
+        up_ranks=_ranks(up),
+        gate_ranks=None if gate is None else _ranks(gate),
+        down_ranks=_ranks(down),
+    )
+    if isinstance(x, Ragged):
+        return dataclasses.replace(x, tokens=rows)
+    return Buffers(rows.reshape(*x.tokens.shape[:2], rows.shape[-1]))
+
+
+def _factors(leaf: LowRank, dtype: Any) -> tuple[Array, Array]:
+    return leaf.u.astype(dtype), leaf.v.astype(dtype)
+
+
+def _ranks(leaf: LowRank) -> Int[Array, "E"] | None:
+    return None if leaf.ranks is None else jnp.asarray(leaf.ranks, jnp.int32)
