@@ -60,9 +60,11 @@ class MoE:
         Raises SpecError when `group_size` does not divide the number of tokens B T.
         """
         size = self._tokens_per_group(x)
-        groups = x.reshape(-1, size, x.shape[-1])
+        groups, router = x.reshape(-1, size, x.shape[-1]), params["router"]
+        if hasattr(router, "observe"):  # calibration: sums over what the router reads
+            router, groups = router.observe(groups)
         ids = None if token_ids is None else token_ids.reshape(-1, size)
-        routed = self.router.route(params["router"], state, groups, key=maybe_named(key, "router"), token_ids=ids)
+        routed = self.router.route(router, state, groups, key=maybe_named(key, "router"), token_ids=ids)
         experts_key = maybe_named(key, "experts")
         y = dispatch(
             self.dispatch,
