@@ -18,7 +18,7 @@ class Leaf(Protocol):
     """The law: every product equals the einsum with `materialise`, in value and in all gradients."""
 
     def matmul(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
-        """x times the one kernel, in the dtype of x."""
+        """The product of x and the one kernel, in the dtype of x."""
         ...
 
     def grouped_matmul(

@@ -17,7 +17,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers, Layout, Ragged
 from moejax.linear.dense import Dense
 from moejax.linear.epilogue import finish, of_own_expert
-from moejax.linear.expert_axis import take_experts
+from moejax.linear.expert_axis import shared_fields, take_experts
 from moejax.linear.low_rank import LowRank
 
 
@@ -98,7 +98,7 @@ class Indexed:
         members = np.bincount(self.index, minlength=self._merged())
         tokens = _permuted(x.tokens, order)
         if len(set(members.tolist())) == 1:
-            merged = self.leaf.grouped_matmul(Buffers(tokens.reshape(len(members), members[0] * slots, depth)))
+            merged = self.leaf.grouped_matmul(Buffers(tokens.reshape(len(members), -1, depth)))
         else:
             sizes = jnp.asarray(members * slots, jnp.int32)
             merged = self.leaf.grouped_matmul(Ragged(tokens.reshape(experts * slots, depth), sizes))
@@ -136,7 +136,7 @@ class Indexed:
 
 def bank_size(leaf: Any) -> int | None:
     """How many experts a bank has: the size of the first axis of an array that carries one. None when there is none."""
-    shared = leaf.shared_fields()
+    shared = shared_fields(leaf)
     for field in dataclasses.fields(leaf):
         value = getattr(leaf, field.name)
         if field.name not in shared and field.metadata.get("pytree_node", True) and hasattr(value, "shape"):

@@ -40,7 +40,7 @@ class SparseSpectral:
     pattern: tuple[Any, ...] = flax.struct.field(pytree_node=False)
 
     def matmul(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
-        """x residual + x u M v. FLOPs: 2 (D F + R (D + F)) per row, and `flops_once`."""
+        """The product x residual + x u M v. FLOPs: 2 (D F + R (D + F)) per row, and `flops_once`."""
         return matmul_beside(self.low_rank(), self.residual, x)
 
     def grouped_matmul(

@@ -10,14 +10,13 @@ from typing import Annotated, Any, ClassVar
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moejax.core.layouts import Layout
 from moejax.linear.dense import Dense
+from moejax.linear.epilogue import finish
 from moejax.linear.layout_products import plus
 from moejax.linear.low_rank import LowRank
-from moejax.linear.epilogue import finish
 
 
 @flax.struct.dataclass
@@ -38,7 +37,7 @@ class Spectral:
     rectified: bool = flax.struct.field(pytree_node=False, default=True)
 
     def matmul(self, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
-        """x u diag(...) v, plus x residual. FLOPs: 2 R (D + F) per row, and 2 D F with a residual."""
+        """The product x u diag(...) v, plus x residual. FLOPs: 2 R (D + F) per row, and 2 D F with a residual."""
         return matmul_beside(self.low_rank(), self.residual, x)
 
     def grouped_matmul(
@@ -83,7 +82,7 @@ class Spectral:
 
 
 def matmul_beside(leaf: LowRank, residual: Array | None, x: Float[Array, "... D"]) -> Float[Array, "... F"]:
-    """x times a low-rank kernel and a frozen one beside it."""
+    """The product of x and a low-rank kernel, plus that of x and a frozen one beside it."""
     if residual is None:
         return leaf.matmul(x)
     return leaf.matmul(x) + Dense(jax.lax.stop_gradient(residual)).matmul(x)
