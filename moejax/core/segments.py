@@ -1,15 +1,21 @@
 """Depth as segments: consecutive layers of one structure are one stacked tree, scanned; a single layer is just applied.
 
-Names say the layers: `05` is layer 5 alone, `00-04` are layers 0 to 4 stacked along a leading axis L.
+Names say the layers: `05` is layer 5 alone, `00-04` are layers 0 to 4 stacked along a leading axis L. A model initialises
+runs of equal layers stacked, and applies whatever its parameters' names say: once layers differ, each stands alone.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from moejax.core.errors import SpecError
+
+_NAME = re.compile(r"(\d{2,})(?:-(\d{2,}))?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +45,56 @@ def segments(specs: Sequence[Any]) -> tuple[Segment, ...]:
         runs.append(Segment(first, length, spec))
         first += length
     return tuple(runs)
+
+
+def segments_named(names: Iterable[str], specs: Sequence[Any]) -> tuple[Segment, ...]:
+    """The segments that `names` say, of layers with these specs, in the order of the layers.
+
+    Raises SpecError when the names do not cover each layer once, or put layers of different specs together. Source: ours.
+    """
+    runs, covered = [], 0
+    for name in sorted(names, key=_layers_of):
+        first, last = _layers_of(name)
+        if first != covered or not first <= last < len(specs):
+            raise SpecError(f"segments {sorted(names)} do not cover the layers 00 to {len(specs) - 1:02d} once each.")
+        if any(spec != specs[first] for spec in specs[first : last + 1]):
+            raise SpecError(
+                f"segment {name!r} stacks layers that are not alike; the model's are {_named(segments(specs))}."
+            )
+        runs.append(Segment(first, last - first + 1, specs[first]))
+        covered = last + 1
+    if covered != len(specs):
+        raise SpecError(f"segments {sorted(names)} do not cover the layers 00 to {len(specs) - 1:02d} once each.")
+    return tuple(runs)
+
+
+def split_segments(tree: Any) -> Any:
+    """Nested dicts in which each stacked segment has become its single layers: '00-02' becomes '00', '01' and '02'.
+
+    Works for parameters and state alike; arrays are only sliced.
+    """
+    if not isinstance(tree, Mapping):
+        return tree
+    split: dict[str, Any] = {}
+    for key, child in tree.items():
+        found = _NAME.fullmatch(str(key))
+        if found is None or found[2] is None:
+            split[key] = split_segments(child)
+            continue
+        first, last = _layers_of(key)
+        split |= {f"{first + i:02d}": layer for i, layer in enumerate(unstack(child, last - first + 1))}
+    return split
+
+
+def _layers_of(name: str) -> tuple[int, int]:
+    found = _NAME.fullmatch(name)
+    if found is None:
+        raise SpecError(f"{name!r} names no segment; names are such as '05' and '00-04'.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def _named(runs: Sequence[Segment]) -> str:
+    return ", ".join(run.name for run in runs)
 
 
 def stack(trees: Sequence[Any]) -> Any:

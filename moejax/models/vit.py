@@ -15,7 +15,7 @@ from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
 from moejax.core.outputs import ModelOutput
 from moejax.core.rng import maybe_named, named
-from moejax.core.segments import Segment, apply_segment, segments, stack, unstack
+from moejax.core.segments import Segment, apply_segment, segments, segments_named, stack, unstack
 from moejax.core.spec import build_method, method
 from moejax.layers.attention import Attention, check_heads
 from moejax.layers.block import Block
@@ -238,7 +238,7 @@ class VisionTransformer:
     ) -> tuple[Any, dict[str, "_Beside"], dict[str, Any]]:
         beside: dict[str, _Beside] = {}
         new_state: dict[str, Any] = {}
-        for segment in segments(self.blocks):
+        for segment in segments_named(params, self.blocks):
             layer: Callable[..., Any] = functools.partial(_apply_block, segment.spec, return_plans)
             if self.remat:
                 layer = jax.checkpoint(layer, prevent_cse=not self._scans(segment))
