@@ -17,8 +17,18 @@ from moejax.linear.contract import is_leaf
 
 def take_experts(params: Any, index: Sequence[int]) -> Any:
     """The bank whose expert i is expert index[i] of this one. Plain arrays [E ...] are picked alike; what is shared stays."""
-    picked = tuple(int(i) for i in index)
-    return jax.tree.map(lambda node: _take(node, picked), params, is_leaf=is_leaf)
+
+    def take(node: Any) -> Any:
+        if not is_leaf(node):
+            return jnp.take(node, np.asarray(index, np.int32), axis=0)
+        return node.take(index) if hasattr(node, "take") else take_arrays(node, index)
+
+    return jax.tree.map(take, params, is_leaf=is_leaf)
+
+
+def take_arrays(leaf: Any, index: Sequence[int]) -> Any:
+    """`take_experts` for the fields of one leaf: what its own `take` begins with, where it has static numbers per expert."""
+    return _over_fields(leaf, lambda field: take_experts(field, index))
 
 
 def add_expert_axis(params: Any) -> Any:
@@ -45,25 +55,29 @@ def shared_fields(leaf: Any) -> tuple[str, ...]:
     return leaf.shared_fields() if hasattr(leaf, "shared_fields") else ()
 
 
-def take_arrays(node: Any, index: Sequence[int]) -> Any:
-    """`take_experts` for the arrays of one leaf alone: static numbers per expert stay as they are."""
-    picked = np.asarray(index, np.int32)
-    return _over_arrays(node, lambda array: jnp.take(array, picked, axis=0))
+def bank_size(leaf: Any) -> int | None:
+    """How many experts a bank has: the size of the first axis of an array that carries one. None when there is none."""
+    arrays = [
+        a
+        for name in array_fields(leaf)
+        if name not in shared_fields(leaf)
+        for a in jax.tree.leaves(getattr(leaf, name))
+    ]
+    return arrays[0].shape[0] if arrays else None
 
 
-def _take(node: Any, index: tuple[int, ...]) -> Any:
-    if hasattr(node, "take"):
-        return node.take(index)
-    return take_arrays(node, index)
+def array_fields(leaf: Any) -> tuple[str, ...]:
+    """The names of the fields that hold arrays, or tuples or leaves of them."""
+    return tuple(f.name for f in dataclasses.fields(leaf) if f.metadata.get("pytree_node", True))
 
 
 def _over_arrays(params: Any, function: Callable[[Array], Array]) -> Any:
     def over(node: Any) -> Any:
-        if not is_leaf(node):
-            return function(node)
-        shared = shared_fields(node)
-        fields = [f.name for f in dataclasses.fields(node) if f.metadata.get("pytree_node", True)]
-        changed = {name: jax.tree.map(function, getattr(node, name)) for name in fields if name not in shared}
-        return dataclasses.replace(node, **changed)
+        return _over_fields(node, lambda field: _over_arrays(field, function)) if is_leaf(node) else function(node)
 
     return jax.tree.map(over, params, is_leaf=is_leaf)
+
+
+def _over_fields(leaf: Any, function: Callable[[Any], Any]) -> Any:
+    own = [name for name in array_fields(leaf) if name not in shared_fields(leaf)]
+    return dataclasses.replace(leaf, **{name: function(getattr(leaf, name)) for name in own})

@@ -17,7 +17,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers, Layout, Ragged
 from moejax.linear.dense import Dense
 from moejax.linear.epilogue import finish, of_own_expert
-from moejax.linear.expert_axis import shared_fields, take_experts
+from moejax.linear.expert_axis import bank_size, take_experts
 from moejax.linear.low_rank import LowRank
 
 
@@ -132,16 +132,6 @@ class Indexed:
             raise SpecError(
                 f"index={self.index} is of {len(self.index)} experts, the rows are of {experts}; inside shard_map pass cleared()."
             )
-
-
-def bank_size(leaf: Any) -> int | None:
-    """How many experts a bank has: the size of the first axis of an array that carries one. None when there is none."""
-    shared = shared_fields(leaf)
-    for field in dataclasses.fields(leaf):
-        value = getattr(leaf, field.name)
-        if field.name not in shared and field.metadata.get("pytree_node", True) and hasattr(value, "shape"):
-            return value.shape[0]
-    return None
 
 
 def _permuted(tokens: Float[Array, "E C D"], order: np.ndarray) -> Float[Array, "E C D"]:

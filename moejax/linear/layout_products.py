@@ -39,6 +39,6 @@ def split_rows(x: Layout, parts: int) -> Layout:
     return Buffers(x.tokens.reshape(experts, slots * parts, width))
 
 
-def join_rows(x: Layout, like: Layout) -> Layout:
-    """The inverse of `split_rows`: as many rows as `like` has, each of the rows that it was split into, side by side."""
-    return dataclasses.replace(like, tokens=x.tokens.reshape(*like.tokens.shape[:-1], -1))
+def join_rows(x: Layout, like: Layout, parts: int) -> Layout:
+    """The inverse of `split_rows`: as many rows as `like` has, each of the `parts` rows it was split into, side by side."""
+    return dataclasses.replace(like, tokens=x.tokens.reshape(*like.tokens.shape[:-1], parts * x.tokens.shape[-1]))
