@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from moejax.core.spec import build_method
 from moejax.data import opening
 from moejax.data.dataset import Dataset
 from moejax.evals.baseline import PATCHWORK, logistic_regression
@@ -18,6 +17,7 @@ from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import map_sheet
 from moejax.evals.runs import Run, read_run
 from moejax.train.checkpoints import CheckpointError, load_run
+from moejax.train.restructured import build_task
 
 PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 
@@ -42,7 +42,7 @@ class FinishedRun:
         path = Path(workdir)
         which = which or _tested_with(path)
         config, params, state, step = load_run(path, which)
-        task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
+        task = build_task(config)
         dataset = opening.build(config["data"], path="config.data")
         return cls(path, which, step, config, task.model, params, state, dataset, task.cross_entropy)
 

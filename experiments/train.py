@@ -16,14 +16,16 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from moejax.core.errors import SpecError, did_you_mean
-from moejax.core.spec import build_method, build_spec
+from moejax.core.spec import build_spec
 from moejax.data import opening
 from moejax.train.checkpoints import CheckpointError
 from moejax.train.loop import NonFiniteError, Result, Train, run
 from moejax.train.memory import keep_freed_memory
 from moejax.train.optimizers import Optimizer
+from moejax.train.restructured import build_task, structure_from
 
-PARTS = ("name", "seed", "model", "task", "data", "optimizer", "train")
+PARTS = ("name", "seed", "model", "task", "data", "optimizer", "train", "structure")
+OPTIONAL = ("name", "structure")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of the config; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when it is not there.")
@@ -35,15 +37,25 @@ def train(config: dict[str, Any], workdir: str) -> Result:
     for key in config:
         if key not in PARTS:
             raise SpecError(f"config.{key} is no part of a training config.{did_you_mean(key, PARTS)}")
-    missing = [part for part in PARTS if part not in config and part != "name"]
+    missing = [part for part in PARTS if part not in config and part not in OPTIONAL]
     if missing:
         raise SpecError(f"the config lacks {', '.join(missing)}; a training config has {', '.join(PARTS)}.")
-    task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
+    config = follow_source(config)
+    task = build_task(config)
     optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
     spec = build_spec(Train, config["train"], path="config.train")
     data = opening.build(config["data"], path="config.data")
     check_model_fits_data(task.model, data.info)
     return run(task, data, optimizer, spec, workdir=workdir, config=config, seed=config["seed"])
+
+
+def follow_source(config: dict[str, Any]) -> dict[str, Any]:
+    """`config` with the structure of the run that it starts from: compressed weights stay compressed."""
+    source = config["train"].get("init_from")
+    if source is None or "structure" in config or (structure := structure_from(source, config)) is None:
+        return config
+    print(f"the parameters have the structure of the compressed run {source}")
+    return {**config, "structure": structure}
 
 
 def check_model_fits_data(model: Any, info: Any) -> None:

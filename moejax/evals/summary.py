@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.core.segments import segments
+from moejax.core.segments import segments_named
 from moejax.core.tree import flatten
 from moejax.evals.expert_rows import ExpertRows, expert_rows
 from moejax.evals.flops import count_flops
+from moejax.evals.weight_costs import activated_params, bank_flops, num_params
 from moejax.layers.block import Block
 from moejax.layers.moe import MoE
 from moejax.models.vit import VisionTransformer
@@ -70,14 +71,24 @@ class Summary:
         return json.dumps(self.to_dict(), indent=2)
 
 
-def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state: Shapes = None) -> Summary:
+def summarise(
+    model: VisionTransformer,
+    *,
+    batch_size: int = 1,
+    optimizer_state: Shapes = None,
+    params: Shapes = None,
+    state: Shapes = None,
+) -> Summary:
     """The cost of `model`; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
 
+    params, state: arrays or shapes, where they are not those of the model's init, such as compressed ones.
     Raises SpecError when `batch_size` pictures do not make whole groups.
     """
     model.check_batch(batch_size)
     key = jax.eval_shape(jax.random.key, 0)
-    params, state = jax.eval_shape(model.init, key)
+    fresh_params, fresh_state = jax.eval_shape(model.init, key)
+    params = fresh_params if params is None else _shapes(params)
+    state = fresh_state if state is None else _shapes(state)
     memory = flatten(optimizer_state)
     images = jax.ShapeDtypeStruct((batch_size, model.image_size, model.image_size, model.channels), jnp.float32)
     tokens = jax.ShapeDtypeStruct((batch_size, model.num_tokens, model.dim), jnp.dtype(model.dtype))
@@ -87,8 +98,8 @@ def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state:
         return Part(
             name=name,
             kind=model.stem if name == "embedding" else model.pooling,
-            params=_size(tree),
-            activated_params=_size(tree),
+            params=num_params(tree),
+            activated_params=num_params(tree),
             flops_per_example=flops,
             step_flops_per_example=3 * flops,
             params_bytes=_bytes(tree),
@@ -100,7 +111,7 @@ def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state:
     rest = {name: tree for name, tree in params.items() if name not in ("embedding", "blocks")}
     head = dense("head", rest, list(rest), lambda p, x, k: model.classify(p, x, key=k)[0], tokens)
     blocks = []
-    for segment in segments(model.blocks):
+    for segment in segments_named(params["blocks"], model.blocks):
         layer_params, layer_state = _one_layer(
             (params["blocks"][segment.name], state["blocks"][segment.name]), segment.length
         )
@@ -113,15 +124,21 @@ def summarise(model: VisionTransformer, *, batch_size: int = 1, optimizer_state:
 def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *, remat: bool) -> Part:
     mixer, batch = block.mixer, x.shape[0]
     flops = count_flops(block.attention.apply, params["attention"], x)
-    kind, activated = "dense", _size(params)
-    step_flops, padding, step_padding = flops, 0, 0
+    kind, size = "dense", num_params(params)
+    activated, step_flops, padding, step_padding = size, flops, 0, 0
     if isinstance(mixer, MoE):
         serving = expert_rows(mixer, params["moe"], state, x, None)
         training = expert_rows(mixer, params["moe"], state, x, key)
         kind = f"{type(mixer.router).__module__.rpartition('.')[2]} E={mixer.router.num_experts}"
-        activated -= round(_size(params["moe"]["experts"]) * (1 - serving.experts_per_token / mixer.router.num_experts))
-        flops, padding = flops + _moe_flops(mixer, serving, x), _padding_flops(mixer, serving, x)
-        step_flops, step_padding = step_flops + _moe_flops(mixer, training, x), _padding_flops(mixer, training, x)
+        bank, experts = params["moe"]["experts"], mixer.router.num_experts
+        met = activated_params(bank, experts_per_token=serving.experts_per_token, num_experts=experts)
+        activated = size - num_params(bank) + met
+        per_row, once = bank_flops(mixer.experts, bank, num_experts=experts, dim=x.shape[-1])
+        flops, padding = flops + once + _moe_flops(mixer, serving, x, per_row), serving.padding * per_row
+        step_flops, step_padding = (
+            step_flops + once + _moe_flops(mixer, training, x, per_row),
+            training.padding * per_row,
+        )
     else:
         flops += count_flops(mixer.apply, params["feed_forward"], x)
         step_flops = flops
@@ -133,7 +150,7 @@ def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *
     return Part(
         name="block",
         kind=kind,
-        params=_size(params),
+        params=size,
         activated_params=activated,
         flops_per_example=flops // batch,
         padding_flops_per_example=padding // batch,
@@ -149,13 +166,9 @@ def _zeros(state: Shapes) -> Any:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), state)
 
 
-def _moe_flops(moe: MoE, rows: ExpertRows, x: Any) -> int:
+def _moe_flops(moe: MoE, rows: ExpertRows, x: Any, per_row: int) -> int:
     shared = moe.shared.flops_per_token(x.shape[-1]) * x.shape[0] * x.shape[1] if moe.shared is not None else 0
-    return rows.router_flops + rows.mixing_flops + rows.served * moe.experts.flops_per_token(x.shape[-1]) + shared
-
-
-def _padding_flops(moe: MoE, rows: ExpertRows, x: Any) -> int:
-    return rows.padding * moe.experts.flops_per_token(x.shape[-1])
+    return rows.router_flops + rows.mixing_flops + rows.served * per_row + shared
 
 
 def _one_layer(tree: Shapes, length: int) -> Shapes:
@@ -181,8 +194,8 @@ def _optimizer_bytes(memory: dict[str, Any], prefixes: list[str]) -> int:
     return sum(_bytes(leaf) for name, leaf in memory.items() if any(w in f"/{name}/" for w in wanted))
 
 
-def _size(tree: Shapes) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+def _shapes(tree: Any) -> Shapes:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
 
 def _bytes(tree: Shapes) -> int:

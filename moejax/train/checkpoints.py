@@ -16,8 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method
 from moejax.core.tree import describe, flatten
+from moejax.train.restructured import build_task
 from moejax.train.stored_leaves import check_fits, checksum, fill, nest, to_host
 
 logger = logging.getLogger(__name__)
@@ -211,8 +211,7 @@ def load_run(workdir: str | pathlib.Path, which: str = "best") -> tuple[dict[str
         raise SpecError(f"which={which!r} must be 'best' or 'last'.")
     restored = read_run(workdir, which)
     config = restored.meta["config"]
-    task = build_method("tasks", {**config["task"], "model": config["model"]}, path="config.task")
-    params, state = jax.eval_shape(task.init, jax.random.key(0))
+    params, state = jax.eval_shape(build_task(config).init, jax.random.key(0))
     prefix = "ema/" if any(name.startswith("ema/") for name in restored.leaves) else "params/"
     described = {
         name.replace(prefix, "params/", 1): describe(leaf)

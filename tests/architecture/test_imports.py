@@ -19,10 +19,13 @@ ROOMS = {
     "diffusion": {"core"},
     "data": {"core"},
     "tasks": {"core", "models", "diffusion", "data"},
-    "train": {"core", "tasks", "sharding"},
-    # layers: what a model is counted in; dispatch: who really computed what, after capacity
-    "evals": {"core", "models", "data", "layers", "dispatch"},
-    "compress": {"core", "linear", "experts"},
+    # linear: the structure of compressed parameters, which a run's config carries
+    "train": {"core", "linear", "tasks", "sharding"},
+    # layers: what a model is counted in; dispatch: who really computed what, after capacity; linear, compress: the
+    # comparison of compressed models
+    "evals": {"core", "linear", "models", "data", "layers", "dispatch", "compress"},
+    # moejax_kernels: sums over the rows of each expert
+    "compress": {"core", "linear", "experts", "moejax_kernels"},
     "theory": {"core", "routing"},
     "flax": {"core", "layers"},
     "interop": {"core", "models"},
