@@ -28,7 +28,7 @@ ROOMS = {
     "compress": {"core", "linear", "experts", "moejax_kernels"},
     "theory": {"core", "routing"},
     "flax": {"core", "layers"},
-    "interop": {"core", "models"},
+    "interop": {"core", "linear", "models"},  # linear: the leaves that foreign weights become
 }
 PACKAGES = {name for name in ROOMS if name not in ("moejax", "moejax_kernels")}
 
