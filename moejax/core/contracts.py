@@ -43,10 +43,15 @@ class Router(Protocol):
 
 @runtime_checkable
 class Experts(Protocol):
-    """A bank of experts. The law: `apply` equals the dense product with `materialise`."""
+    """A bank of experts. The law: `apply` equals the dense product with `materialise`.
+
+    A bank may change the width that tokens travel in, by two more methods: `enter(params, x [... D]) -> [... R]` is called
+    once per token before tokens are moved, `leave(params, y [... R]) -> [... D]` once after they are combined; what lies
+    between is linear in the weights of a plan. `apply` then takes rows of width R; the law is that of all three in turn.
+    """
 
     def init(self, key: PRNGKeyArray, num_experts: int, dim: int) -> Any:
-        """Parameters whose leaves carry a leading axis E."""
+        """Parameters whose arrays carry a leading axis E, but those that a leaf shares among all experts."""
         ...
 
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
@@ -62,5 +67,18 @@ class Experts(Protocol):
         ...
 
     def flops_per_token(self, dim: int) -> int:
-        """Multiply-adds counted as two, matrix products only, for one token through one expert (forward)."""
+        """Multiply-adds counted as two, matrix products only, for one token through one expert (forward).
+
+        `enter` and `leave` are not in it, nor what leaves put together once per call (`flops_once` of a leaf).
+        """
         ...
+
+
+def enter(bank: Experts, params: Any, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Tokens at the width in which they travel to the experts of `bank`: by its `enter`, or as they are."""
+    return bank.enter(params, x) if hasattr(bank, "enter") else x
+
+
+def leave(bank: Experts, params: Any, y: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Combined tokens back at full width: by the bank's `leave`, or as they are."""
+    return bank.leave(params, y) if hasattr(bank, "leave") else y

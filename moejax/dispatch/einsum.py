@@ -17,7 +17,7 @@ from moejax.dispatch.buffers import Apply, through_experts
 PLANS = (TokenChoice, ExpertChoice, SlotMix)
 
 
-def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
+def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
     """Tokens to slots, through the experts, and back. The output has the dtype of x; sums are taken in float32."""
     into, out_of = _tensors(plan, x.shape[1])
     slots = jnp.einsum("GSEC,GSD->GECD", into.astype(x.dtype), x)

@@ -18,7 +18,7 @@ from moejax.dispatch.choices import combine_rows, rows_of_tokens
 PLANS = (TokenChoice, ExpertChoice)
 
 
-def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
+def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
     """Tokens to slots, through the experts, and back. The output has the dtype of x; sums are taken in float32."""
     if isinstance(plan, ExpertChoice):
         return _expert_choice(plan, x, params, apply)

@@ -16,7 +16,7 @@ from moejax.linear.mix import mix
 PLANS = (Merge,)
 
 
-def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
+def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
     """Mixes G experts and gives each its group as a buffer [G S D]. Memory: G sets of expert parameters."""
     assert isinstance(plan, Merge)
     return apply(mix(params, plan.weight.astype(jnp.float32)), Buffers(x)).tokens

@@ -18,7 +18,7 @@ from moejax.dispatch.choices import combine_rows, rows_of_tokens
 PLANS = (TokenChoice,)
 
 
-def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
+def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
     """Sort, compute, unsort. All groups are one batch of at most G S K rows. The output has the dtype of x."""
     assert isinstance(plan, TokenChoice)
     groups, tokens, choices = plan.expert.shape

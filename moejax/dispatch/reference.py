@@ -20,7 +20,7 @@ from moejax.linear.dense import Dense
 PLANS = (TokenChoice, ExpertChoice, SlotMix, Merge)
 
 
-def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
+def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
     """Differentiable in x, the plan's weights and params. Raises SpecError under jit: the plan's indices must be known."""
     try:
         if isinstance(plan, Merge):
@@ -35,7 +35,7 @@ def dispatch(plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) ->
     groups, tokens, dim = x.shape
     experts = weight.shape[2]
     everything = Buffers(jnp.broadcast_to(x.reshape(1, groups * tokens, dim), (experts, groups * tokens, dim)))
-    y = apply(params, everything).tokens.astype(jnp.float32).reshape(experts, groups, tokens, dim)
+    y = apply(params, everything).tokens.astype(jnp.float32).reshape(experts, groups, tokens, -1)
     return jnp.einsum("GSE,EGSD->GSD", weight, y).astype(x.dtype)
 
 

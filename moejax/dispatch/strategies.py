@@ -46,8 +46,9 @@ def check_strategy(name: str, plan_type: type) -> None:
         )
 
 
-def dispatch(name: str, plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S D"]:
-    """Moves the tokens to the experts by the strategy `name`, computes, and moves them back: [G S D] in the dtype of x.
+def dispatch(name: str, plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply) -> Float[Array, "G S F"]:
+    """Moves the tokens to the experts by the strategy `name`, computes, and moves them back: at the width F of what the
+    experts write, in the dtype of x.
 
     'auto': buffers by index for plans with a capacity and for expert choice, ragged for dropless token choice, products
     for slot mixtures, mixed parameters for merged experts. Raises SpecError as `check_strategy`.

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 
+from moejax.core.contracts import enter
 from moejax.core.plans import ExpertChoice, Merge, Plan, SlotMix, TokenChoice
 from moejax.evals.flops import count_flops
 from moejax.layers.moe import MoE
@@ -35,7 +36,8 @@ def expert_rows(moe: MoE, params: Any, state: Any, x: Any, key: Any) -> ExpertRo
 
     args = (params["router"], state, groups, key)
     plan = jax.eval_shape(route, *args)
-    return _count(plan, groups.shape, _bank_size(params["experts"]), count_flops(route, *args))
+    moved = jax.eval_shape(lambda p, tokens: enter(moe.experts, p, tokens), params["experts"], groups)
+    return _count(plan, moved.shape, _bank_size(params["experts"]), count_flops(route, *args))
 
 
 def _count(plan: Plan, shape: tuple[int, ...], bank_size: int, router_flops: int) -> ExpertRows:

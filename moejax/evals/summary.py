@@ -24,7 +24,7 @@ from moejax.core.segments import segments_named
 from moejax.core.tree import flatten
 from moejax.evals.expert_rows import ExpertRows, expert_rows
 from moejax.evals.flops import count_flops
-from moejax.evals.weight_costs import activated_params, bank_flops, num_params
+from moejax.evals.weight_costs import activated_params, bank_flops, num_params, passage_flops
 from moejax.layers.block import Block
 from moejax.layers.moe import MoE
 from moejax.models.vit import VisionTransformer
@@ -134,6 +134,7 @@ def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *
         met = activated_params(bank, experts_per_token=serving.experts_per_token, num_experts=experts)
         activated = size - num_params(bank) + met
         per_row, once = bank_flops(mixer.experts, bank, num_experts=experts, dim=x.shape[-1])
+        once += passage_flops(mixer, bank, x)
         flops, padding = flops + once + _moe_flops(mixer, serving, x, per_row), serving.padding * per_row
         step_flops, step_padding = (
             step_flops + once + _moe_flops(mixer, training, x, per_row),

@@ -3,12 +3,16 @@
 Source: ours.
 """
 
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 
-from moejax.core.contracts import Experts
+from moejax.core.contracts import Experts, enter, leave
+from moejax.core.layouts import Buffers
+from moejax.evals.flops import count_flops
+from moejax.layers.moe import MoE
 from moejax.linear.contract import is_leaf
 from moejax.linear.dense import Dense
 from moejax.linear.expert_axis import shared_fields
@@ -35,12 +39,22 @@ def activated_params(bank: Shapes, *, experts_per_token: float, num_experts: int
 
 def bank_flops(experts: Experts, bank: Shapes, *, num_experts: int, dim: int) -> tuple[int, int]:
     """(per row, once per call): by the bank's own formula where its leaves are those it began with, else by the leaves'."""
+    leaves = [node for node in _nodes(bank) if is_leaf(node)]
+    once = num_experts * sum(leaf.flops_once() for leaf in leaves if hasattr(leaf, "flops_once"))
     fresh = jax.eval_shape(lambda key: experts.init(key, num_experts, dim), jax.eval_shape(jax.random.key, 0))
     if _structure(fresh) == _structure(bank):
-        return experts.flops_per_token(dim), 0
-    leaves = [node for node in _nodes(bank) if is_leaf(node)]
-    once = sum(leaf.flops_once() for leaf in leaves if hasattr(leaf, "flops_once"))
-    return sum(_row_flops(leaf) for leaf in leaves), num_experts * once
+        return experts.flops_per_token(dim), once
+    return sum(_row_flops(leaf) for leaf in leaves), once
+
+
+def passage_flops(moe: MoE, bank: Shapes, x: Any) -> int:
+    """What the bank's `enter` and `leave` take for all tokens of x [B T D]; 0 for a bank without them."""
+    entered = jax.eval_shape(functools.partial(enter, moe.experts), bank, x)
+    slots = jax.ShapeDtypeStruct((moe.router.num_experts, 1, entered.shape[-1]), x.dtype)
+    width = jax.eval_shape(lambda p, tokens: moe.experts.apply(p, Buffers(tokens)).tokens, bank, slots).shape[-1]
+    moved = jax.ShapeDtypeStruct((*x.shape[:-1], width), x.dtype)
+    before = count_flops(functools.partial(enter, moe.experts), bank, x)
+    return before + count_flops(functools.partial(leave, moe.experts), bank, moved)
 
 
 def _structure(bank: Shapes) -> Any:

@@ -6,12 +6,12 @@ Source: ours.
 import dataclasses
 from typing import Any
 
-import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from moejax.core.contracts import Experts
+from moejax.core.contracts import Experts, enter, leave
 from moejax.core.layouts import Buffers
 from moejax.core.spec import method
+from moejax.linear.expert_axis import add_expert_axis, drop_expert_axis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,10 +22,11 @@ class FeedForward:
 
     def init(self, key: PRNGKeyArray, dim: int) -> Any:
         """Parameters for tokens of width `dim`."""
-        return jax.tree.map(lambda leaf: leaf[0], self.experts.init(key, 1, dim))
+        return drop_expert_axis(self.experts.init(key, 1, dim))
 
     def apply(self, params: Any, x: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None) -> Float[Array, "B T D"]:
         """Every token through the one expert."""
-        bank = jax.tree.map(lambda leaf: leaf[None], params)
-        tokens = x.reshape(1, -1, x.shape[-1])
-        return self.experts.apply(bank, Buffers(tokens), key=key).tokens.reshape(x.shape)
+        bank = add_expert_axis(params)
+        tokens = enter(self.experts, bank, x.reshape(1, -1, x.shape[-1]))
+        out = self.experts.apply(bank, Buffers(tokens), key=key).tokens
+        return leave(self.experts, bank, out).reshape(x.shape)

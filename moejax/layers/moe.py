@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from moejax.core.contracts import Experts, Router
+from moejax.core.contracts import Experts, Router, enter, leave
 from moejax.core.errors import SpecError
 from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
@@ -55,7 +55,7 @@ class MoE:
         key: PRNGKeyArray | None = None,
         token_ids: Int[Array, "B T"] | None = None,
     ) -> LayerOutput:
-        """Routes the tokens of each group, moves them, computes and moves them back.
+        """Routes the tokens of each group, moves them, computes and moves them back, at the width of the bank's `enter`.
 
         Raises SpecError when `group_size` does not divide the number of tokens B T.
         """
@@ -66,13 +66,14 @@ class MoE:
         ids = None if token_ids is None else token_ids.reshape(-1, size)
         routed = self.router.route(router, state, groups, key=maybe_named(key, "router"), token_ids=ids)
         experts_key = maybe_named(key, "experts")
-        y = dispatch(
+        moved = dispatch(
             self.dispatch,
             routed.plan,
-            groups,
+            enter(self.experts, params["experts"], groups),
             params["experts"],
             lambda bank, layout: self.experts.apply(bank, layout, key=experts_key),
-        ).reshape(x.shape)
+        )
+        y = leave(self.experts, params["experts"], moved).reshape(x.shape)
         if self.shared is not None:
             shared = FeedForward(experts=self.shared)
             y = y + shared.apply(params["shared"], x, key=maybe_named(key, "shared"))

@@ -1,4 +1,4 @@
-"""Published sizes as data, and the VisionTransformer fields that they mean."""
+"""Published sizes as data, the VisionTransformer fields that they mean, and sizes that follow from others."""
 
 import dataclasses
 import types
@@ -48,6 +48,35 @@ SOFT_MOE_LAYERS: Mapping[str, str] = types.MappingProxyType(
     {"Ti": "final6", "S": "final6", "B": "final6", "L": "final12", "H": "final16"}
 )
 """Where Soft MoE's MoE layers stand: the second half of the blocks."""
+
+
+def fine_grained(
+    num_experts: int, num_selected_experts: int, expert_dim: int, *, split: int = 1, num_shared: int = 0
+) -> dict[str, dict[str, int]]:
+    """The sizes of router, experts and shared expert when each of N experts is split in m and K_s of the parts are shared.
+
+    {'router': {'num_experts': m N - K_s, 'num_selected_experts': m K - K_s}, 'experts': {'expert_dim': F / m}}, and with
+    shared parts 'shared': {'expert_dim': K_s F / m}, one expert as wide as all of them. Parameters and activated FLOPs of
+    the experts' kernels are those of N experts of width F of which a token meets K; split=1 and num_shared=0 is that layer.
+    Raises SpecError when the width cannot be split so, or when nothing would be left to choose.
+    Source: Dai et al. 2024, "DeepSeekMoE" (S068), sections 3.1 and 3.2.
+    """
+    if split < 1 or expert_dim % split:
+        raise SpecError(f"split={split} must divide expert_dim={expert_dim}.")
+    if not 0 <= num_shared < split * num_selected_experts:
+        raise SpecError(
+            f"num_shared={num_shared} must be at least 0 and below split * num_selected_experts = "
+            f"{split * num_selected_experts}, so that the router is left with a choice."
+        )
+    width = expert_dim // split
+    sizes = {
+        "router": {
+            "num_experts": split * num_experts - num_shared,
+            "num_selected_experts": split * num_selected_experts - num_shared,
+        },
+        "experts": {"expert_dim": width},
+    }
+    return sizes | ({"shared": {"expert_dim": num_shared * width}} if num_shared else {})
 
 
 def fields(family: Mapping[str, Size], size: str, *, image_size: int = 224) -> dict[str, Any]:

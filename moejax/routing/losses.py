@@ -71,6 +71,21 @@ def balance_loss(probs: Float[Array, "G S E"], expert: Int[Array, "G S K"]) -> F
     return jnp.mean(num_experts * jnp.sum(fraction * probs.mean(axis=1), axis=-1))
 
 
+def device_balance_loss(
+    probs: Float[Array, "G S E"], expert: Int[Array, "G S K"], num_devices: int
+) -> Float[Array, ""]:
+    """`balance_loss` of devices in the place of experts: f and P are summed over the E / num_devices experts of each.
+
+    Experts lie on devices in their order, equally many on each. 1 under uniform routing; on one device always 1.
+    Source: DeepSeekMoE (S068), equations 15 to 17: their f' is the mean of f over a device's experts with f = E times our
+        fraction, which gives num_devices times the summed fraction.
+    """
+    fraction = jax.nn.one_hot(expert, probs.shape[-1], dtype=probs.dtype).mean(axis=(1, 2))
+    by_device = (probs.shape[0], num_devices, -1)
+    summed = [values.reshape(by_device).sum(axis=-1) for values in (fraction, probs.mean(axis=1))]
+    return jnp.mean(num_devices * jnp.sum(summed[0] * summed[1], axis=-1))
+
+
 def z_loss(logits: Float[Array, "G S E"]) -> Float[Array, ""]:
     """Mean squared logsumexp of the logits: keeps them small.
 

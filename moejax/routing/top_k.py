@@ -17,7 +17,14 @@ from moejax.core.plans import Routed, TokenChoice
 from moejax.routing.capacity import TokenChoiceCapacity
 from moejax.routing.limits import check_not_negative, check_num_selected
 from moejax.routing.logits import add_noise, init_kernel, linear_logits
-from moejax.routing.losses import balance_loss, importance_loss, load_loss, load_probability, z_loss
+from moejax.routing.losses import (
+    balance_loss,
+    device_balance_loss,
+    importance_loss,
+    load_loss,
+    load_probability,
+    z_loss,
+)
 from moejax.routing.statistics import choice_load, router_metrics
 
 
@@ -32,7 +39,8 @@ class TopKRouter(TokenChoiceCapacity):
     renormalize: the weights of a token's chosen experts sum to one.
     capacity_factor, eval_capacity_factor, capacity_multiple, capacity_rounding: see `capacity.TokenChoiceCapacity`.
     batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
-    importance_, load_, balance_, z_loss_weight: see `losses`. The load loss exists in training only (it needs noise).
+    importance_, load_, balance_, device_balance_, z_loss_weight: see `losses`. The load loss exists in training only (it
+        needs noise). num_devices: over which the device-level loss balances the experts, equally many on each in order.
     bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
         by this rate, up for experts below the mean load and down for those above.
 
@@ -51,6 +59,8 @@ class TopKRouter(TokenChoiceCapacity):
     importance_loss_weight: float = 0.0
     load_loss_weight: float = 0.0
     balance_loss_weight: float = 0.0
+    device_balance_loss_weight: float = 0.0
+    num_devices: int = 1
     z_loss_weight: float = 0.0
     bias_update_rate: float = 0.0
 
@@ -62,11 +72,14 @@ class TopKRouter(TokenChoiceCapacity):
             importance_loss_weight=self.importance_loss_weight,
             load_loss_weight=self.load_loss_weight,
             balance_loss_weight=self.balance_loss_weight,
+            device_balance_loss_weight=self.device_balance_loss_weight,
             z_loss_weight=self.z_loss_weight,
             bias_update_rate=self.bias_update_rate,
         )
         if self.scores == "sigmoid" and self.order == "top_k_then_softmax":
             raise SpecError("order='top_k_then_softmax' uses no sigmoid; use scores='softmax', or the other order.")
+        if self.num_devices < 1 or self.num_experts % self.num_devices:
+            raise SpecError(f"num_devices={self.num_devices} must divide num_experts={self.num_experts}.")
         if self.load_loss_weight and not self.noise_std:
             raise SpecError("load_loss_weight > 0 needs noise_std > 0: the load is estimated over the noise.")
         if self.load_loss_weight and self.bias_update_rate:
@@ -148,6 +161,9 @@ class TopKRouter(TokenChoiceCapacity):
             losses["load"] = self.load_loss_weight * load_loss(probability)
         if self.balance_loss_weight:
             losses["balance"] = self.balance_loss_weight * balance_loss(probs, expert)
+        if self.device_balance_loss_weight:
+            balance = device_balance_loss(probs, expert, self.num_devices)
+            losses["device_balance"] = self.device_balance_loss_weight * balance
         if self.z_loss_weight:
             losses["z"] = self.z_loss_weight * z_loss(clean)
         return losses
@@ -187,6 +203,8 @@ EXAMPLES = (
     TopKRouter(
         num_experts=4,
         num_selected_experts=3,
+        device_balance_loss_weight=0.05,
+        num_devices=2,
         order="top_k_then_softmax",
         capacity_factor=1.0,
         eval_capacity_factor=None,
