@@ -11,7 +11,10 @@ from typing import Annotated, Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
+
+from moejax.core.errors import SpecError
 
 KINDS = {
     "second_moment": ("count", "second_moment"),
@@ -66,3 +69,24 @@ class LeafStatistics:
 
 
 Statistics = Mapping[str, LeafStatistics]  # by the name of the weight, such as 'blocks/05/moe/experts/up'
+
+
+def from_rows(x: Any, *, num_rows: int = 256) -> LeafStatistics:
+    """Of the rows x [N D] that a kernel [D F] multiplies, or [E N D] for a bank: all kinds that need no gradients or outputs.
+
+    Rows of zeros are padding and do not count. The sums are float64 on the host. num_rows: how many are kept, spread evenly
+    over x; 0 keeps none (merging such statistics needs no more memory). Raises SpecError for rows that are not finite, or
+    of other than two or three axes.
+    """
+    rows = np.asarray(x).astype(np.float64)
+    if rows.ndim not in (2, 3):
+        raise SpecError(f"rows of shape {rows.shape} must be [N D], or [E N D] for a bank; fold batch and time into N.")
+    if not np.all(np.isfinite(rows)):
+        raise SpecError(f"rows of shape {rows.shape} hold NaN or infinite values; look at the data behind them.")
+    kept = np.linspace(0, rows.shape[-2] - 1, min(num_rows, rows.shape[-2])).round().astype(int)
+    return LeafStatistics(
+        count=np.sum(np.any(rows != 0, axis=-1), axis=-1, dtype=np.float64),
+        second_moment=np.swapaxes(rows, -1, -2) @ rows,
+        absolute=np.sum(np.abs(rows), axis=-2),
+        rows=rows[..., kept, :] if num_rows else None,
+    )
