@@ -22,8 +22,11 @@ class Subject(Protocol):
     num_examples: int
     inputs: Any
 
-    def collect(self, kinds: Sequence[str], *, seed: int) -> Collected:
-        """Statistics of those kinds (`compress.statistics.KINDS`) over calibration data drawn by `seed`."""
+    def collect(self, kinds: Sequence[str], *, seed: int, params: Any = None, only: str | None = None) -> Collected:
+        """Statistics of those kinds (`compress.statistics.KINDS`) over calibration data drawn by `seed`.
+
+        params, only: where they are to be of other parameters, such as half compressed ones, or of other weights.
+        """
         ...
 
     def quality(self, params: Any) -> dict[str, float]:

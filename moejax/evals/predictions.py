@@ -63,7 +63,7 @@ def predict(
     gathered: list[tuple[np.ndarray, ...]] = []
     layers: dict[str, LayerStatistics] = {}
     for batch in batches:
-        images, labels, real = _fill(batch)
+        images, labels, real = fill_padding(batch)
         probabilities, features, masses, metrics = jax.device_get(step(params, state, images))
         gathered.append((probabilities[real], labels[real], features[real]))
         for name, mass in masses.items():
@@ -91,7 +91,7 @@ def _probabilities(logits: jax.Array, link: str) -> jax.Array:
     return sigmoids / jnp.sum(sigmoids, axis=-1, keepdims=True)
 
 
-def _fill(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def fill_padding(batch: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Images and labels with padding rows replaced by real ones, and which rows are real."""
     images, labels = np.asarray(batch["image"]), np.asarray(batch["label"])
     real = np.asarray(batch.get("mask", np.ones(len(labels), bool)), bool)
