@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.linear.contract import is_leaf
@@ -82,6 +83,8 @@ def _describe_leaf(leaf: Any, path: str) -> dict[str, Any]:
 def _describe_static(value: Any, path: str) -> Any:
     if isinstance(value, tuple):
         return [_describe_static(item, path) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, _SCALARS):
         return value
     raise SpecError(f"{path}: the static value {value!r} is no number, string, None or tuple of them.")

@@ -14,16 +14,17 @@ from moejax.core.tree import flatten, map_with_names, match_rules
 from moejax.sharding.mesh import AXIS_NAMES
 
 # Logical axes of a leaf by its name, without the layer axis that stacked segments put in front. First match wins.
-# A column-parallel kernel splits its outputs, the row-parallel one after it its inputs: one reduction per pair.
+# A column-parallel kernel splits its outputs, the row-parallel one after it its inputs: one reduction per pair. Of a kernel
+# u v it is the outer side that is split; arrays that a leaf's `shared_fields` names have no expert axis, and lose it here.
 LEAF_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"experts/(up|gate)/kernel$", ("experts", None, "hidden")),
-    (r"experts/down/kernel$", ("experts", "hidden", None)),
+    (r"experts/(up|gate)/(kernel|v|residual)$", ("experts", None, "hidden")),
+    (r"experts/down/(kernel|u|residual)$", ("experts", "hidden", None)),
     (r"experts/(up|gate)/bias$|experts/(up|gate)_bias$", ("experts", "hidden")),
     (r"experts/", ("experts",)),
-    (r"(mlp|feed_forward|shared)/(up|gate)/kernel$", (None, "hidden")),
-    (r"(mlp|feed_forward|shared)/down/kernel$", ("hidden", None)),
-    (r"attention/(qkv|query|key|value)/kernel$", (None, "heads")),
-    (r"attention/out/kernel$", ("heads", None)),
+    (r"(mlp|feed_forward|shared)/(up|gate)/(kernel|v|residual)$", (None, "hidden")),
+    (r"(mlp|feed_forward|shared)/down/(kernel|u|residual)$", ("hidden", None)),
+    (r"attention/(qkv|query|key|value)/(kernel|v|residual)$", (None, "heads")),
+    (r"attention/out/(kernel|u|residual)$", ("heads", None)),
 )
 
 
@@ -74,11 +75,13 @@ class Rules:
 def param_specs(params: Any, rules: Rules, *, leaf_axes: Sequence[tuple[str, Any]] = LEAF_AXES) -> Any:
     """A tree of PartitionSpecs for parameters (arrays or shapes), by leaf name; leaves without a rule are replicated.
 
-    A leading axis L of a stacked segment is never split. Raises SpecError when a leaf has fewer axes than its rule.
+    A leading axis L of a stacked segment is never split, and what all experts of a leaf share not over them. Raises SpecError when a leaf has fewer axes than its rule.
     """
     present = [(pattern, axes) for pattern, axes in leaf_axes if _found(pattern, params)]
     named = match_rules(present, jax.tree.map(lambda _: 0, params), default=(), what="sharding")
     axes_of = _axes_by_name(named, params)
+    for name in _shared_names(params):
+        axes_of[name] = tuple(axis for axis in axes_of[name] if axis != "experts")
 
     def spec(name: str, leaf: Any) -> PartitionSpec:
         axes = axes_of[name]
@@ -131,6 +134,22 @@ def _axes_by_name(named: Any, params: Any) -> dict[str, tuple[str | None, ...]]:
     """Leaf name -> its logical axes, from a tree whose leaves are tuples of axes."""
     leaves = jax.tree.leaves(named, is_leaf=lambda axes: isinstance(axes, tuple))
     return dict(zip(flatten(params), leaves, strict=True))
+
+
+def _shared_names(tree: Any, prefix: str = "") -> list[str]:
+    """Names of the arrays without an expert axis: those of the fields that weight leaves call shared."""
+    if hasattr(tree, "shared_fields"):
+        shared = tree.shared_fields()
+        parts = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+        whole = [f"{prefix}{name}" for name in flatten({key: parts[key] for key in shared})]
+        own = {key: part for key, part in parts.items() if key not in shared}
+        return whole + [name for key, part in own.items() for name in _shared_names(part, f"{prefix}{key}/")]
+    found = []
+    for path, node in jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda n: hasattr(n, "shared_fields"))[0]:
+        if hasattr(node, "shared_fields"):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            found += _shared_names(node, f"{prefix}{name}/" if name else prefix)
+    return found
 
 
 def _found(pattern: str, tree: Any) -> bool:
