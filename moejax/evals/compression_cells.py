@@ -48,10 +48,18 @@ class Setting:
 
 
 def comparable_methods(subject: Subject) -> tuple[str, ...]:
-    """The methods of moejax/compress that make weights smaller; those for banks of experts where there are any."""
+    """The methods of moejax/compress that make weights smaller, 'NAME+refit' beside those with a sequential update.
+
+    Those for banks of experts only where there are banks.
+    """
     banked = any(len(weight.shape) == 3 for weight in find(subject.params, subject.only).values())
     wanted = ("factorise", "compress_bank") if banked else ("factorise",)
-    return tuple(name for name, cls in methods("compress").items() if any(hasattr(cls, part) for part in wanted))
+    fitting = {name: cls for name, cls in methods("compress").items() if any(hasattr(cls, part) for part in wanted)}
+    return tuple(
+        shown
+        for name, cls in fitting.items()
+        for shown in (name, *([f"{name}+refit"] if hasattr(cls, "refit") else []))
+    )
 
 
 def compressed(subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int) -> Compressed:

@@ -30,9 +30,12 @@ from moejax.evals.weight_costs import num_params
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """methods: names of moejax/compress or configs with a 'name'; () takes all that fit the subject. An entry 'NAME+refit' is
-    NAME with the sequential update. budgets: fractions that stay. seeds: of the calibration data; a method that reads none gets the first only. rounds: of the latency measurement; 0
-    leaves it out. unit, allocation: as for `compress`.
+    """Which cells there are.
+
+    methods: names of moejax/compress or configs with a 'name'; () takes all that fit the subject. 'NAME+refit' is NAME with
+        the sequential update.
+    budgets: fractions that stay. seeds: of the calibration data; a method that reads none gets the first only.
+    rounds: of the latency measurement; 0 leaves it out. unit, allocation: as for `compress`.
     """
 
     methods: tuple[Any, ...] = ()
