@@ -16,6 +16,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
 from moejax.core.rng import maybe_named, named
 from moejax.linear.dense import Dense, init_dense
+from moejax.linear.hidden_layer import hidden_layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,9 @@ class MlpExperts:
 
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x."""
+        if key is None or self.dropout_rate == 0.0:
+            biases = {"up_bias": params["up_bias"], "down_bias": params["down_bias"]}
+            return hidden_layer(params["up"], params["down"], x, activation=self.activation, **biases)
         hidden = params["up"].grouped_matmul(x, bias=params["up_bias"], activation=self.activation)
         active = dropout(hidden.tokens, self.dropout_rate, key=maybe_named(key, "hidden"))
         hidden = dataclasses.replace(hidden, tokens=active)

@@ -14,7 +14,7 @@ from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
 from moejax.core.rng import named
 from moejax.linear.dense import Dense, init_dense
-from moejax.linear.gated import gated
+from moejax.linear.hidden_layer import gated_hidden_layer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class SwigluExperts:
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through its expert, in the dtype of x. Nothing is random: the key is not used."""
         del key
-        return params["down"].grouped_matmul(gated(params["gate"], params["up"], x))
+        return gated_hidden_layer(params["gate"], params["up"], params["down"], x)
 
     def materialise(self, params: Any) -> dict[str, Array]:
         """Kernels gate [E D F], up [E D F], down [E F D]."""

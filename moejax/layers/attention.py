@@ -5,13 +5,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
 from moejax.core.rng import maybe_named
 from moejax.layers.norms import LayerNorm
 from moejax.layers.projection import init_projection, project
+from moejax.linear.rank_space_attention import rank_space_attention
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
 _QK_NORM = LayerNorm(use_bias=False)
@@ -23,6 +24,8 @@ class Attention:
 
     qk_norm: layer norm (scale only, shared by all heads) of each head's queries and keys.
     dropout_rate: rate on the attention weights. causal: position t sees positions up to t only.
+    from_rank_space: low-rank queries, keys and values are rebuilt tile by tile where they are used, which takes the least
+        memory; other leaves, masks, qk_norm and active dropout go the usual way.
     Source: Vaswani et al. 2017, section 3.2.2; qk-norm: Dehghani et al. 2023, "Scaling Vision Transformers to 22
         Billion Parameters", section 2. Kernels xavier uniform, biases zero, as ViT's public code does.
     """
@@ -31,6 +34,7 @@ class Attention:
     qk_norm: bool = False
     dropout_rate: float = 0.0
     causal: bool = False
+    from_rank_space: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads < 1:
@@ -56,9 +60,15 @@ class Attention:
         x: Float[Array, "B T D"],
         *,
         context: Float[Array, "B T2 D"] | None = None,
+        mask: Bool[Array, "B T2"] | None = None,
         key: PRNGKeyArray | None = None,
     ) -> Float[Array, "B T D"]:
-        """Attention of x to `context` (to itself when None)."""
+        """Attention of x to `context` (to itself when None), where given only to tokens whose `mask` is true."""
+        plain = context is None and mask is None and not self.qk_norm and (key is None or self.dropout_rate == 0.0)
+        if self.from_rank_space and plain:
+            y = rank_space_attention(params, x, num_heads=self.num_heads, causal=self.causal)
+            if y is not None:
+                return project(params, "out", y)
         source = x if context is None else context
         query, keys = self._heads(params, "query", x), self._heads(params, "key", source)
         values = self._heads(params, "value", source)
@@ -70,6 +80,8 @@ class Attention:
         if self.causal:
             seen = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
             scores = jnp.where(jnp.broadcast_to(seen, scores.shape), scores, -jnp.inf)
+        if mask is not None:  # the least number and not -inf: a sequence without any token stays finite
+            scores = jnp.where(mask[:, None, None, :], scores, jnp.finfo(scores.dtype).min)
         weight = jax.nn.softmax(scores, axis=-1).astype(x.dtype)
         weight = dropout(weight, self.dropout_rate, key=maybe_named(key, "attention_weight"))
         y = jnp.einsum("BHTS,BSHD->BTHD", weight, values)

@@ -1,6 +1,6 @@
 """Two leaves with a hidden layer between them: what an expert computes.
 
-Low-rank leaves on both sides go through one product that never writes the hidden width to memory.
+Low-rank leaves on both sides go through one product that never writes the hidden width to memory, where that is much.
 Source: Shazeer 2020, "GLU Variants Improve Transformer", equations 1 and 6; the fused product: FlashSVD (S200).
 """
 
@@ -16,6 +16,9 @@ from moejax.linear.epilogue import add_bias
 from moejax.linear.gated import gated
 from moejax.linear.low_rank import LowRank
 
+# Numbers of the hidden rows from which the fused product is taken: below, they fit a cache.
+LEAST_FUSED = 2**18
+
 
 def hidden_layer(
     up: Any,
@@ -27,7 +30,7 @@ def hidden_layer(
     activation: str | None,
 ) -> Layout:
     """Each row through its own expert: activation(x up + up_bias) down + down_bias, in the dtype of x."""
-    if isinstance(up, LowRank) and isinstance(down, LowRank):
+    if _fits(x, up, down):
         out = _fused(up, down, x, up_bias=up_bias, activation=activation)
         return out if down_bias is None else add_bias(out, down_bias)
     return down.grouped_matmul(up.grouped_matmul(x, bias=up_bias, activation=activation), bias=down_bias)
@@ -35,9 +38,16 @@ def hidden_layer(
 
 def gated_hidden_layer(gate: Any, up: Any, down: Any, x: Layout, *, activation: str | None = "silu") -> Layout:
     """Each row through its own expert: (activation(x gate) * (x up)) down, in the dtype of x."""
-    if all(isinstance(leaf, LowRank) for leaf in (gate, up, down)):
+    if _fits(x, up, down, gate):
         return _fused(up, down, x, gate=gate, activation=activation)
     return down.grouped_matmul(gated(gate, up, x, activation=activation))
+
+
+def _fits(x: Layout, up: Any, *others: Any) -> bool:
+    """Whether the fused product serves these leaves and is worth it."""
+    if not all(isinstance(leaf, LowRank) for leaf in (up, *others)):
+        return False
+    return x.tokens.size // x.tokens.shape[-1] * up.v.shape[-1] >= LEAST_FUSED
 
 
 def _fused(

@@ -69,3 +69,15 @@ def test_heads_that_do_not_divide_are_refused_with_the_nearest_that_do() -> None
         Attention(num_heads=5).init(jax.random.key(0), 8)
     with pytest.raises(SpecError, match="must lie in"):
         Attention(num_heads=2, dropout_rate=1.0)
+
+
+def test_masked_tokens_are_seen_by_nobody() -> None:
+    attention = Attention(num_heads=2)
+    params = randomised(attention.init(jax.random.key(0), 8))
+    x = jax.random.normal(jax.random.key(1), (2, 6, 8))
+    mask = jnp.array([[True] * 4 + [False] * 2, [True] * 6])
+    y = attention.apply(params, x, mask=mask)
+    np.testing.assert_allclose(y[0, :4], attention.apply(params, x[:1, :4])[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[1], attention.apply(params, x[1:])[0], rtol=1e-5, atol=1e-5)
+    nobody = attention.apply(params, x, mask=jnp.zeros((2, 6), bool))
+    assert np.all(np.isfinite(nobody))

@@ -19,7 +19,8 @@ from moejax_kernels.activations import check_activation
 from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes
 from moejax_kernels.grouped_matmul.options import options_for
 from moejax_kernels.lowrank_matmul import gradients
-from moejax_kernels.lowrank_matmul.checks import check_factors, check_heads, check_ranks
+from moejax_kernels.lowrank_matmul.biases import add_component, add_to_heads, widen
+from moejax_kernels.lowrank_matmul.checks import check_bias, check_factors, check_heads, check_ranks
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
 Factors = Any  # u and v as (Array, Array); their number, shapes and dtypes are checked with messages
@@ -78,16 +79,21 @@ def lowrank_ffn(
     down: Factors,
     *,
     gate: Factors | None = None,
+    up_bias: Float[Array, "..."] | None = None,
     activation: str | None,
     **settings: Any,
 ) -> Float[Array, "M F2"]:
-    """activation(x up) down, each a pair (u, v) without an expert axis; settings and errors as for `grouped_lowrank_ffn`."""
+    """activation(x up + up_bias) down, each a pair (u, v) without an expert axis, the bias [F].
+
+    Settings and errors as for `grouped_lowrank_ffn`.
+    """
     _check_rows(x)
     check_factors("up", up, x.shape[1])
     check_factors("down", down, up[1].shape[1])
     if gate is not None:
         check_factors("gate", gate, x.shape[1])
-    grouped = jax.tree.map(lambda factor: factor[None], {"up": up, "down": down, "gate": gate})
+    check_bias("up_bias", up_bias, up[1].shape[1:])
+    grouped = jax.tree.map(lambda operand: operand[None], {"up": up, "down": down, "gate": gate, "up_bias": up_bias})
     return grouped_lowrank_ffn(x, group_sizes=_one_group(x), activation=activation, **grouped, **settings)
 
 
@@ -98,6 +104,7 @@ def grouped_lowrank_ffn(
     group_sizes: Int[Array, "..."],
     *,
     gate: Factors | None = None,
+    up_bias: Float[Array, "..."] | None = None,
     activation: str | None,
     up_ranks: Int[Array, "..."] | None = None,
     gate_ranks: Int[Array, "..."] | None = None,
@@ -110,9 +117,10 @@ def grouped_lowrank_ffn(
 ) -> Float[Array, "M F2"]:
     """Row m becomes activation(x[m] up) down with the factors of its group; gated: (activation(x gate) * (x up)) down.
 
-    up and gate are (u [E D R], v [E R F]), down is (u [E F S], v [E S O]); each may have a rank of its own. No [M R] and no
-    [M F] buffer is written by a fused implementation ('reference' is not one). Zero rows, zero gradients and errors as for
-    `grouped_lowrank_matmul`. FLOPs per row: 2 R (D + F) + 2 S (F + O), and 2 R (D + F) again with a gate.
+    up and gate are (u [E D R], v [E R F]), down is (u [E F S], v [E S O]); each may have a rank of its own. up_bias [E F] is
+    added to x up before anything else (a bias of the output is the caller's). No [M R] and no [M F] buffer is written by a
+    fused implementation ('reference' is not one). Zero rows, zero gradients and errors as for `grouped_lowrank_matmul`.
+    FLOPs per row: 2 R (D + F) + 2 S (F + O), and 2 R (D + F) again with a gate; a bias counts as one more R, and x is copied.
     """
     _check_rows(x)
     experts = group_sizes.shape[0]
@@ -131,9 +139,10 @@ def grouped_lowrank_ffn(
     check_ranks("up_ranks", up_ranks, up)
     check_ranks("down_ranks", down_ranks, down)
     check_activation(activation)
+    check_bias("up_bias", up_bias, (experts, up[1].shape[2]))
     operands = {"up": up, "gate": gate, "down": down}
     named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
-    dtype = check_floating(x=x, **named)
+    dtype = check_floating(x=x, **named, **_present(up_bias=up_bias))
     options = options_for(
         implementation,
         IMPLEMENTATIONS,
@@ -143,6 +152,9 @@ def grouped_lowrank_ffn(
         precision=precision,
         interpret=interpret,
     )
+    if up_bias is not None:
+        x, up, up_ranks = add_component(x, up, up_bias, up_ranks)
+        gate = None if gate is None else widen(gate)
     ranks = (up_ranks, gate_ranks, down_ranks)
     with jax.named_scope(f"grouped_lowrank_ffn_{options.implementation}"):
         return gradients.ffn(x, up, gate, down, group_sizes, ranks, activation, options)
@@ -155,6 +167,8 @@ def lowrank_attention(
     value: Factors,
     *,
     num_heads: int,
+    query_bias: Float[Array, "..."] | None = None,
+    value_bias: Float[Array, "..."] | None = None,
     causal: bool = False,
     implementation: str | None = None,
     tiling: tuple[int, ...] | None = None,
@@ -166,19 +180,29 @@ def lowrank_attention(
 
     Only the rank-space tokens x u [B T R] are kept; tiles of q, k and v are rebuilt from them where they are used, with a
     running softmax, so that neither a [B T H*K] projection nor a [T T] score matrix exists in a fused implementation.
-    `causal`: token t sees tokens 0..t. value may have another head width N than query and key.
+    `causal`: token t sees tokens 0..t. value may have another head width N than query and key. query_bias [H*K] and
+    value_bias [H*N]; a bias of the keys adds the same to all scores of a query, so that the softmax does not see it.
     Raises ValueError for shapes that do not fit, widths that num_heads does not divide, integer or mixed dtypes, and a
     platform that cannot run the implementation.
     Source: FlashSVD (S200), the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
-    Deviations: no bias and no padding mask; the backward pass, by recomputation from rank space, is ours.
+    Deviations: no padding mask; the backward pass, by recomputation from rank space, is ours.
     """
     if x.ndim != 3:
         raise ValueError(f"x has shape {x.shape}; attention takes [B T D].")
     for name, factors in (("query", query), ("key", key), ("value", value)):
         check_factors(name, factors, x.shape[2])
     check_heads(num_heads, query, key, value)
+    check_bias("query_bias", query_bias, query[1].shape[1:])
+    check_bias("value_bias", value_bias, value[1].shape[1:])
     dtype = check_floating(
-        x=x, query=query[0], query_v=query[1], key=key[0], key_v=key[1], value=value[0], value_v=value[1]
+        x=x,
+        query=query[0],
+        query_v=query[1],
+        key=key[0],
+        key_v=key[1],
+        value=value[0],
+        value_v=value[1],
+        **_present(query_bias=query_bias, value_bias=value_bias),
     )
     # There is no Hopper kernel for it: asked for by name it is refused, by platform it is passed over.
     known = IMPLEMENTATIONS if implementation else tuple(name for name in IMPLEMENTATIONS if name != "pallas_gpu")
@@ -194,7 +218,16 @@ def lowrank_attention(
     with jax.named_scope(f"lowrank_attention_{options.implementation}"):
         tokens = tuple(jnp.einsum("BTD,DR->BTR", x, u, precision=precision) for u, _ in (query, key, value))
         heads = tuple(v.reshape(v.shape[0], num_heads, -1).swapaxes(0, 1) for _, v in (query, key, value))
-        return gradients.attention(tokens, heads, causal, options)
+        if query_bias is not None:
+            own = add_to_heads(tokens[0], heads[0], query_bias)
+            tokens, heads = (own[0], *tokens[1:]), (own[1], *heads[1:])
+        out = gradients.attention(tokens, heads, causal, options)
+        # The weights of a token sum to one, so that what all values have in common comes out as it is.
+        return out if value_bias is None else out + jnp.broadcast_to(value_bias.astype(out.dtype), out.shape)
+
+
+def _present(**operands: Array | None) -> dict[str, Array]:
+    return {name: operand for name, operand in operands.items() if operand is not None}
 
 
 def _check_rows(x: Array) -> None:

@@ -50,6 +50,12 @@ def check_ranks(name: str, ranks: Any, factors: Any) -> None:
         )
 
 
+def check_bias(name: str, bias: Any, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless `bias` is None or of that shape."""
+    if bias is not None and bias.shape != tuple(shape):
+        raise ValueError(f"{name} has shape {bias.shape}; what it is added to needs {tuple(shape)}.")
+
+
 def check_heads(num_heads: int, query: Any, key: Any, value: Any) -> None:
     """Raises ValueError unless query and key have one width and `num_heads` divides it and the width of value."""
     widths = {name: factors[1].shape[-1] for name, factors in (("query", query), ("key", key), ("value", value))}
