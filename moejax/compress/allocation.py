@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from moejax.core.errors import SpecError
 
-Urgency = Float[np.ndarray, "R"]
+Urgency = Float[np.ndarray, "_"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +57,11 @@ class Matrix:
     def last_cost(self) -> Fraction:
         """Of the step from the largest rank to dense."""
         return self.dense_cost - self.largest_rank * self.rank_cost
+
+
+def part_of(total: Fraction | int, budget: float) -> Fraction:
+    """The part `budget` of the total, exactly as the number is written: 0.3 is three tenths."""
+    return Fraction(str(float(budget))) * total
 
 
 def dense_total(matrices: Sequence[Matrix]) -> Fraction:

@@ -6,13 +6,14 @@ Source: ours.
 import math
 import time
 from collections.abc import Mapping
-from fractions import Fraction
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from moejax.compress import statistic_checks
+from moejax.compress.allocation import part_of
 from moejax.compress.contract import BankMethod
 from moejax.compress.report import Report, WeightReport
 from moejax.compress.statistics import Statistics
@@ -38,20 +39,22 @@ def compress_banks(
         begin = time.perf_counter()
         size = sum(int(np.prod(weight.shape)) for weight in kernels.values())
         node = _node(params, prefix)
-        beside = count(node) - size
-        if Fraction(budget) >= 1:
+        beside, share = count(node) - size, math.floor(part_of(size, budget))
+        if budget >= 1:
             made = node
         else:
             bank = {key: _as_leaf(key, value) for key, value in node.items()} | _router(params, prefix)
-            made = method.compress_bank(bank, checked[prefix], num_params=math.floor(Fraction(budget) * size) + beside)
+            made = method.compress_bank(bank, checked[prefix], num_params=share + beside)
         params = _with_node(params, prefix, made)
         reports.append(_report(prefix, node, made, time.perf_counter() - begin))
         before, after, allowed = (
             before + size,
             after + count(made) - beside,
-            allowed + math.floor(Fraction(budget) * size),
+            allowed + share,
         )
-    total = Report(name, "uniform", "params", float(budget), before, allowed, after, tuple(reports))
+    total = Report(
+        name, "uniform", "params", float(budget), float(before), float(allowed), float(after), tuple(reports)
+    )
     return params, total
 
 
@@ -99,13 +102,15 @@ def _statistics(
 
 
 def _router(params: Any, prefix: str) -> dict[str, Any]:
-    """The router beside the bank, where there is one."""
+    """The kernel [D E] of the router beside the bank, where there is one."""
     layer = _node(params, prefix.rpartition("/")[0]) if prefix else {}
-    return {"router": layer["router"]} if "router" in layer else {}
+    router = layer.get("router")
+    kernel = router.get("kernel") if isinstance(router, Mapping) else router
+    return {} if kernel is None else {"router": kernel}
 
 
 def _as_leaf(name: str, value: Any) -> Any:
-    return Dense(value) if name in KERNELS and not is_leaf(value) else value
+    return Dense(jnp.asarray(value)) if name in KERNELS and not is_leaf(value) else value
 
 
 def _node(params: Any, path: str) -> Any:

@@ -70,7 +70,7 @@ def compress(
     allocation = allocation or ("learned" if hasattr(spec, "learn_ranks") else "uniform")
     weights = list(find(params, only).values())
     matrices = matrices_of(weights, unit)
-    allowed = Fraction(budget) * budgets.dense_total(matrices)
+    allowed = budgets.part_of(budgets.dense_total(matrices), budget)
     budgets.check_reachable(matrices, allowed, unit)
     kinds = (*spec.needs, *(("fisher_rows",) if allocation == "fisher" else ()))
     own = [statistic_checks.check(weight, statistics, kinds, who=f"{name!r}") for weight in weights]

@@ -53,19 +53,20 @@ class Maestro:
         moment = field(statistics, "second_moment")
         size = min(kernel.shape)
         limit = size if largest_rank is None else min(largest_rank, size)
-        seen = root(moment) @ kernel
+        half = root(moment)
+        seen = half @ kernel
         scale = np.linalg.norm(seen)
         if scale == 0 or limit == 0:
             return factorise(kernel, left=moment, largest_rank=limit)
         outer, core = np.linalg.qr(seen.T)  # seen = core^T outer^T: training needs the small core only
-        trained = self.train(core.T / scale, min(limit, core.shape[0]))[1]
-        right = outer @ np.linalg.qr(trained.T)[0]
-        v, spectrum = right.T, np.linalg.norm(seen @ right, axis=0)
+        columns = min(limit, int(np.linalg.matrix_rank(core)))
+        right = outer @ np.linalg.qr(self.train(core.T / scale, columns)[1].T)[0]
         unseen = kernel - kernel @ right @ right.T
-        if limit > len(v) and np.linalg.norm(unseen) > 1e-12 * np.linalg.norm(kernel):
-            more = factorise(unseen, left=moment, largest_rank=limit - len(v))
-            v = np.concatenate([v, more.v / np.linalg.norm(more.v, axis=1, keepdims=True)])
-            spectrum = np.concatenate([spectrum, more.spectrum])
+        if limit > right.shape[1] and np.linalg.norm(unseen) > 1e-12 * np.linalg.norm(kernel):
+            matters = np.linalg.norm(half @ unseen) > 1e-9 * scale
+            more = factorise(unseen, left=moment if matters else None, largest_rank=limit - right.shape[1])
+            right = np.linalg.qr(np.concatenate([right, more.v.T], 1))[0]
+        v, spectrum = right.T, np.linalg.norm(seen @ right, axis=0)
         order = np.argsort(-spectrum, kind="stable")
         v, spectrum = v[order], spectrum[order]
         rest = max(scale**2 - float(np.sum(spectrum**2)), 0.0)

@@ -25,6 +25,7 @@ EXACT_UP_TO = 1024
 _GRAM_TOLERANCE = 1e-6
 
 Weight = Float[np.ndarray, "..."] | None  # [D D], a diagonal [D], or None for the identity
+_Parts = tuple[np.ndarray, np.ndarray, np.ndarray, float]  # u, v, spectrum, rest
 
 
 def factorise(
@@ -47,12 +48,13 @@ def factorise(
     elif kernel.shape[0] <= kernel.shape[1]:
         u, v, spectrum, rest = _by_gram(kernel, left, right, limit)
     else:
-        v, u, spectrum, rest = (part.T for part in _by_gram(kernel.T, right, left, limit))
+        v, u, spectrum, rest = _by_gram(kernel.T, right, left, limit)
+        u, v = u.T, v.T
     if len(spectrum) < limit and (left is not None or right is not None):
         more = factorise(kernel - u @ v, largest_rank=limit - len(spectrum), exact_up_to=exact_up_to)
         u, v = np.concatenate([u, more.u], 1), np.concatenate([v, more.v], 0)
         spectrum = np.concatenate([spectrum, np.zeros_like(more.spectrum)])
-    return Factorisation(*balance(u, v), spectrum, float(rest))
+    return Factorisation(*balance(u, v), spectrum, rest)
 
 
 def distance(
@@ -90,12 +92,12 @@ def root(weight: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
 
 
-def _exact(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> tuple[np.ndarray, ...]:
+def _exact(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> _Parts:
     once = _root_times(left, kernel)
     p, spectrum, q = np.linalg.svd(_times_root(once, right), full_matrices=False)
     largest = spectrum[0] if len(spectrum) else 0.0
     seen = int(np.count_nonzero(spectrum > max(kernel.shape) * np.finfo(np.float64).eps * largest))
-    rest = np.sum(spectrum[limit:] ** 2)
+    rest = float(np.sum(spectrum[limit:] ** 2))
     kept = min(seen, limit)
     p, spectrum, q = p[:, :kept], spectrum[:kept], q[:kept]
     if right is None:
@@ -105,7 +107,7 @@ def _exact(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> tuple
     return _times_root(kernel, right) @ q.T, (p.T @ once) / spectrum[:, None], spectrum, rest
 
 
-def _by_gram(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> tuple[np.ndarray, ...]:
+def _by_gram(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> _Parts:
     """For D <= F: P and s^2 are the eigenvectors and -values of B W R W^T B^T, where R needs no root."""
     once = _root_times(left, kernel)
     gram = once @ _weight_times(right, once.T)
@@ -113,7 +115,7 @@ def _by_gram(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> tup
     spectrum = np.sqrt(np.maximum(values[::-1], 0.0))
     largest = spectrum[0] if len(spectrum) else 0.0
     kept = min(int(np.count_nonzero(spectrum > _GRAM_TOLERANCE * largest)), limit)
-    rest = np.sum(spectrum[limit:] ** 2)
+    rest = float(np.sum(spectrum[limit:] ** 2))
     spectrum, p = spectrum[:kept], p[:, ::-1][:, :kept]
     v = (p.T @ once) / spectrum[:, None]
     if left is None:

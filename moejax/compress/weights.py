@@ -51,16 +51,14 @@ class Weight:
     def low_rank(self, factors: Sequence[tuple[np.ndarray, np.ndarray]]) -> LowRank:
         """The leaf of u [D r], v [r F] per matrix, in the kernel's dtype; ranks are padded with zeros to the largest."""
         ranks = [u.shape[1] for u, _ in factors]
-        like = self.array
-        dtype = np.dtype(like.dtype)
+        dtype = np.dtype(self.array.dtype)
         us = np.zeros((len(factors), self.shape[-2], max(ranks)), dtype)
         vs = np.zeros((len(factors), max(ranks), self.shape[-1]), dtype)
         for i, ((u, v), rank) in enumerate(zip(factors, ranks, strict=True)):
             us[i, :, :rank], vs[i, :rank] = u.astype(dtype), v.astype(dtype)
-        wrap = (lambda array: array) if isinstance(like, np.ndarray) else jnp.asarray
         if len(self.shape) == 2:
-            return LowRank(wrap(us[0]), wrap(vs[0]))
-        return LowRank(wrap(us), wrap(vs), None if len(set(ranks)) == 1 else tuple(ranks))
+            return LowRank(jnp.asarray(us[0]), jnp.asarray(vs[0]))
+        return LowRank(jnp.asarray(us), jnp.asarray(vs), None if len(set(ranks)) == 1 else tuple(ranks))
 
 
 def is_leaf(node: Any) -> bool:
