@@ -18,8 +18,8 @@ from moejax.compress import expert_bank
 from moejax.compress.basis_fit import fit_bases, start_bases
 from moejax.compress.expert_bank import HostBank
 from moejax.compress.statistics import Statistics
-from moejax.core.errors import SpecError, did_you_mean
-from moejax.linear.shared_basis import FUNCTIONS, SharedBasis
+from moejax.core.errors import SpecError
+from moejax.linear.shared_basis import SharedBasis
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class MoBE:
     """num_bases: shared by all experts (None: a quarter of the experts; more where all ranks fit). function: f.
 
     steps, learning_rate: of Adam; the rate is relative to the size of the numbers. include_down: factorise 'down', too.
-    Raises SpecError for fewer than 1 basis, negative steps, a rate that is not positive or an unknown function.
+    Raises SpecError for fewer than 1 basis, negative steps and a rate that is not positive.
     """
 
     needs: ClassVar[tuple[str, ...]] = ()
@@ -41,8 +41,6 @@ class MoBE:
     def __post_init__(self) -> None:
         if self.num_bases is not None and self.num_bases < 1:
             raise SpecError(f"num_bases={self.num_bases} must be at least 1 (or None: a quarter of the experts).")
-        if self.function not in FUNCTIONS:
-            raise SpecError(f"function={self.function!r} is unknown.{did_you_mean(self.function, FUNCTIONS)}")
         if self.steps < 0 or self.learning_rate <= 0:
             raise SpecError(f"steps={self.steps} must be at least 0 and learning_rate={self.learning_rate} positive.")
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.compress.expert_bank import averaging, num_params, spread
+from moejax.compress.expert_bank import averaging, num_params
 from moejax.compress.output_clusters import cluster, output_cosines
 from moejax.compress.sub_moe import SubMoE, in_shared_basis, shared_basis
 from moejax.core.errors import SpecError
@@ -137,12 +137,6 @@ def test_clusters_by_hand():
 def test_averaging_by_hand():
     found = averaging(np.array([3.0, 1.0, 0.0, 0.0]), (0, 0, 1, 1))
     np.testing.assert_array_equal(found, [[0.75, 0.25, 0, 0], [0, 0, 0.5, 0.5]])
-
-
-def test_spread_by_hand():
-    # 5 units over 3 entries: one each, then the two with the largest second energies 4 and 3.
-    energies = [np.array([9.0, 1.0]), np.array([5.0, 4.0]), np.array([8.0, 3.0])]
-    assert spread(5, energies) == [1, 2, 2]
 
 
 def test_what_is_missing_is_named():
