@@ -3,6 +3,7 @@
 Source: MoBE (S053), the fit; the start is ours.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -51,7 +52,7 @@ def fit_bases(
     if not steps:
         return start
     target = jnp.asarray(host.kernels[name].astype(np.float32) / np.float32(scale))
-    moved = _adam(start.replace(own=start.own / jnp.float32(scale)), target, steps, learning_rate)
+    moved = _adam(dataclasses.replace(start, own=start.own / jnp.float32(scale)), target, steps, learning_rate)
     moved = _with_exact_own(host, name, moved)
     return min((start, moved), key=lambda leaf: squared_error(host, name, leaf))
 
@@ -101,7 +102,7 @@ def _with_exact_own(host: HostBank, name: str, leaf: SharedBasis) -> SharedBasis
         tall = mixture[expert] if leaf.side == "input" else mixture[expert].T
         solved = np.linalg.lstsq(tall, _tall(host, name, expert, leaf.side), rcond=1e-6)[0]
         own.append((solved if leaf.side == "input" else solved.T).astype(np.float32))
-    return leaf.replace(own=jnp.asarray(np.stack(own)))
+    return dataclasses.replace(leaf, own=jnp.asarray(np.stack(own)))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "learning_rate"))
@@ -113,7 +114,7 @@ def _adam(start: SharedBasis, target: Float[Array, "E D F"], steps: int, learnin
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(values: dict[str, Array]) -> Array:
-        return _mean_square(start.replace(**{name: values[name] * size[name] for name in names}), target)
+        return _mean_square(dataclasses.replace(start, **{name: values[name] * size[name] for name in names}), target)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         values, state, best, least = carry
@@ -126,7 +127,7 @@ def _adam(start: SharedBasis, target: Float[Array, "E D F"], steps: int, learnin
     carry = (values, optimiser.init(values), values, jnp.float32(jnp.inf))
     (last, _, best, least), _ = jax.lax.scan(step, carry, None, length=steps)
     best = jax.tree.map(lambda new, old: jnp.where(loss(last) < least, new, old), last, best)
-    return start.replace(**{name: best[name] * size[name] for name in names})
+    return dataclasses.replace(start, **{name: best[name] * size[name] for name in names})
 
 
 def _mean_square(leaf: SharedBasis, target: Float[Array, "E D F"]) -> Float[Array, ""]:

@@ -13,10 +13,11 @@ from typing import Any, Literal
 from moejax.compress import allocation as budgets
 from moejax.compress import bank_budgets, curves, statistic_checks
 from moejax.compress.allocation import Matrix, Urgency
-from moejax.compress.contract import BankMethod, KernelMethod
+from moejax.compress.contract import BankMethod, KernelMethod, SpectralMethod
 from moejax.compress.factors import Factors
 from moejax.compress.refit import Collect, refit_in_order
 from moejax.compress.report import Report
+from moejax.compress.spectral_tuning import convert_kernels
 from moejax.compress.statistics import Statistics
 from moejax.compress.truncate import truncate
 from moejax.compress.weights import Weight, find, replace
@@ -38,8 +39,8 @@ class Compressed:
 def compress(
     params: Any,
     *,
-    method: KernelMethod | BankMethod | dict[str, Any] | str,
-    budget: float,
+    method: KernelMethod | BankMethod | SpectralMethod | dict[str, Any] | str,
+    budget: float | None = None,
     unit: Literal["params", "flops"] = "params",
     statistics: Statistics | None = None,
     only: str | None = None,
@@ -50,7 +51,8 @@ def compress(
     """Kernels [D F] and banks [E D F] of a nested dict of arrays or leaves, compressed together.
 
     method: a file of this folder by name, config or spec. budget: the fraction of the matched weights' parameters (or of
-    their FLOPs per row) that may stay; 1 or more changes nothing. statistics: per weight, see `statistics.from_rows`.
+    their FLOPs per row) that may stay; 1 or more changes nothing; methods for fine-tuning ('svdiff', 'svfit', 'svft') take
+    none, and the report counts what trains. statistics: per weight, see `statistics.from_rows`.
     only: a regex of the names to compress, see `weights.find`. allocation: who gets how many ranks: 'uniform', 'spectrum'
     (own-norm error), 'fisher', 'sensitivity' (measured with `loss`), or 'learned' where the method does it; None: learned
     if it can be, else uniform. loss: parameters -> scalar, for 'sensitivity', and differentiable for 'learned'.
@@ -61,9 +63,12 @@ def compress(
     Raises SpecError, before anything is computed, for a misspelt name, statistics that are missing, misshapen or not finite,
     and a budget that cannot be met, naming the smallest reachable one. Warns where there are fewer rows than ranks.
     """
-    spec = build_method("compress", method, path="method") if isinstance(method, str | dict) else method
-    _check_options(spec, budget, unit, allocation, loss, sequential)
+    spec: Any = build_method("compress", method, path="method") if isinstance(method, str | dict) else method
     name = type(spec).__module__.rpartition(".")[2]
+    if isinstance(spec, SpectralMethod) and budget is None:
+        return Compressed(*convert_kernels(params, spec, name, only=only))
+    _check_options(spec, budget, unit, allocation, loss, sequential)
+    assert budget is not None
     if isinstance(spec, BankMethod):
         result = bank_budgets.compress_banks(params, spec, name, budget=budget, statistics=statistics, only=only)
         return Compressed(*result)
@@ -103,12 +108,12 @@ def matrices_of(weights: Sequence[Weight], unit: str) -> list[Matrix]:
 
 
 def _check_options(
-    spec: Any, budget: float, unit: str, allocation: str | None, loss: Loss | None, sequential: Collect | None
+    spec: Any, budget: float | None, unit: str, allocation: str | None, loss: Loss | None, sequential: Collect | None
 ) -> None:
     name = type(spec).__name__
     if not isinstance(spec, KernelMethod | BankMethod):
-        raise SpecError(f"{name} makes nothing smaller: it is for fine-tuning, kernel by kernel; see its `convert`.")
-    if not budget > 0:
+        raise SpecError(f"{name} makes nothing smaller, it is for fine-tuning: leave out budget={budget}.")
+    if budget is None or not budget > 0:
         raise SpecError(f"budget={budget} must be positive: the fraction of the parameters that may stay, such as 0.5.")
     if unit not in ("params", "flops"):
         raise SpecError(f"unit={unit!r} is not allowed.{did_you_mean(str(unit), ('params', 'flops'))}")
