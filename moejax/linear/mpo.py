@@ -62,7 +62,7 @@ class Mpo:
             kernel = _joined(kernel, tensor)
         return kernel[..., 0]
 
-    def tensors(self) -> tuple[Array, ...]:
+    def tensors(self) -> tuple[Any, ...]:
         """All tensors in the order of the chain."""
         middle = len(self.auxiliary) // 2
         return (*self.auxiliary[:middle], self.central, *self.auxiliary[middle:])
