@@ -14,7 +14,7 @@ from jax.nn import initializers
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from moejax.core.errors import SpecError
-from moejax.core.layouts import Layout, Ragged
+from moejax.core.layouts import Buffers, Layout, Ragged
 from moejax.core.rng import named
 from moejax.linear.dense import init_dense
 from moejax.linear.epilogue import activate
@@ -90,8 +90,10 @@ class ProductKeyExperts:
         The K best sums lie among the min(K, n) best of either half: only their pairs are compared.
         """
         n, k = self.num_keys, self.num_selected_experts
+        queries = self._queries(params, x)
+        halves = (self._scores(params[f"keys_{half + 1}"], queries[..., half, :], x) for half in (0, 1))
         first, second = (
-            jax.lax.top_k(self._scores(params, x, half), min(k, n)) for half in (0, 1)
+            jax.lax.top_k(scores, min(k, n)) for scores in halves
         )  # each: scores and numbers [M H min(K, n)]
         sums = first[0][..., :, None] + second[0][..., None, :]
         pairs = first[1][..., :, None] * n + second[1][..., None, :]
@@ -99,19 +101,22 @@ class ProductKeyExperts:
         index = jnp.take_along_axis(pairs.reshape(*pairs.shape[:2], -1), place, axis=-1)
         return score.reshape(score.shape[0], -1), index.reshape(index.shape[0], -1)
 
-    def _scores(self, params: Any, x: Layout, half: int) -> Float[Array, "M H n"]:
-        """Of the keys of one half for every head of every row, float32."""
-        queries = params["query"].grouped_matmul(x).tokens
-        heads = queries.reshape(*queries.shape[:-1], self.num_heads, self.query_dim).astype(jnp.float32)
+    def _queries(self, params: Any, x: Layout) -> Float[Array, "... H 2 halves"]:
+        """Of every row, in the layout's shape, float32."""
+        queries = params["query"].grouped_matmul(x).tokens.astype(jnp.float32)
+        heads = queries.reshape(*queries.shape[:-1], self.num_heads, self.query_dim)
         if self.normalise_query:
             heads = jax.nn.standardize(heads, axis=-1, epsilon=1e-6)
-        own = heads[..., : self.query_dim // 2] if half == 0 else heads[..., self.query_dim // 2 :]
+        return heads.reshape(*heads.shape[:-1], 2, -1)
+
+    def _scores(self, keys: Any, queries: Float[Array, "... H halves"], x: Layout) -> Float[Array, "M H n"]:
+        """Of all keys of one half; every head is a row of the row's memory."""
+        width = queries.shape[-1]
         if isinstance(x, Ragged):
-            each = Ragged(own.reshape(-1, own.shape[-1]), x.group_sizes * self.num_heads)
+            rows: Layout = Ragged(queries.reshape(-1, width), x.group_sizes * self.num_heads)
         else:
-            each = dataclasses.replace(x, tokens=own.reshape(own.shape[0], -1, own.shape[-1]))
-        scored = params[f"keys_{half + 1}"].grouped_matmul(each).tokens
-        return scored.reshape(-1, self.num_heads, self.num_keys)
+            rows = Buffers(queries.reshape(queries.shape[0], -1, width))
+        return keys.grouped_matmul(rows).tokens.reshape(-1, self.num_heads, self.num_keys)
 
     def _gate(self, score: Float[Array, "M K"]) -> Float[Array, "M K"]:
         if self.scores == "sigmoid":
