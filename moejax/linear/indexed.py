@@ -96,13 +96,14 @@ class Indexed:
         self._check_experts(experts)
         order = np.argsort(self.index, kind="stable")
         members = np.bincount(self.index, minlength=self._merged())
-        tokens = _permuted(x.tokens, order)
-        if len(set(members.tolist())) == 1:
-            merged = self.leaf.grouped_matmul(Buffers(tokens.reshape(len(members), -1, depth)))
+        tokens, longest = _permuted(x.tokens, order), int(members.max())
+        if members.min() == longest:
+            merged = self.leaf.grouped_matmul(Buffers(tokens.reshape(len(members), longest * slots, depth)))
         else:
             sizes = jnp.asarray(members * slots, jnp.int32)
             merged = self.leaf.grouped_matmul(Ragged(tokens.reshape(experts * slots, depth), sizes))
-        return Buffers(_permuted(merged.tokens.reshape(experts, slots, -1), np.argsort(order)))
+        out = merged.tokens.reshape(experts, slots, merged.tokens.shape[-1])
+        return Buffers(_permuted(out, np.argsort(order)))
 
     def _rows(self, x: Ragged) -> Ragged:
         """Rows of experts that share a kernel are brought together; they already are where the index does not fall."""

@@ -17,6 +17,14 @@ def times_shared(x: Layout, kernel: Float[Array, "D F"]) -> Layout:
     return dataclasses.replace(x, tokens=x.tokens @ kernel.astype(x.tokens.dtype))
 
 
+def only_owned(x: Layout) -> Layout:
+    """Zeros for rows after the last group, also in the gradient: for products that no step by expert cuts."""
+    if not isinstance(x, Ragged):
+        return x
+    owned = jnp.arange(x.tokens.shape[0]) < jnp.sum(x.group_sizes)
+    return dataclasses.replace(x, tokens=jnp.where(owned[:, None], x.tokens, jnp.zeros_like(x.tokens)))
+
+
 def times_own_scale(x: Layout, scale: Float[Array, "E D"]) -> Layout:
     """Every row times its own expert's scale, entry by entry, in the dtype of x; rows of nobody become zero."""
     scale = scale.astype(x.tokens.dtype)

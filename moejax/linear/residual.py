@@ -15,7 +15,7 @@ from moejax.core.layouts import Layout
 from moejax.linear.dense import Dense
 from moejax.linear.epilogue import finish
 from moejax.linear.expert_axis import take_experts
-from moejax.linear.layout_products import times_shared
+from moejax.linear.layout_products import only_owned, times_shared
 from moejax.linear.low_rank import LowRank
 
 
@@ -41,7 +41,7 @@ class Residual:
         """Each row times core + its own expert's residual, plus its bias, through the activation. FLOPs: `flops_per_row`."""
         if isinstance(self.residual, Dense):
             return self._summed().grouped_matmul(x, bias=bias, activation=activation)
-        rows = times_shared(x, self.core).tokens + self.residual.grouped_matmul(x).tokens
+        rows = only_owned(times_shared(x, self.core)).tokens + self.residual.grouped_matmul(x).tokens
         return finish(dataclasses.replace(x, tokens=rows), bias, activation)
 
     def mix(self, weight: Float[Array, "G E"]) -> Dense:

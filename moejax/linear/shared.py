@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 from moejax.core.layouts import Layout
 from moejax.linear.dense import Dense
 from moejax.linear.epilogue import finish
-from moejax.linear.layout_products import times_shared
+from moejax.linear.layout_products import only_owned, times_shared
 
 
 @flax.struct.dataclass
@@ -33,7 +33,7 @@ class Shared:
         self, x: Layout, *, bias: Float[Array, "E F"] | None = None, activation: str | None = None
     ) -> Layout:
         """Each row times the kernel, plus its own expert's bias, through the activation. FLOPs: 2 D F per row."""
-        return finish(times_shared(x, self.kernel), bias, activation)
+        return finish(only_owned(times_shared(x, self.kernel)), bias, activation)
 
     def mix(self, weight: Float[Array, "G E"]) -> Dense:
         """One kernel per group, the weighted sum over experts: the kernel times the sum of the weights."""
