@@ -78,8 +78,8 @@ class MoBE:
         start = start_bases(host, name, side, num_bases, rank, self.function)
         fitted = fit_bases(host, name, start, scale=scale, steps=self.steps, learning_rate=self.learning_rate)
         dtype = host.dtype(name)
-        return fitted.replace(
-            **{field: jnp.asarray(getattr(fitted, field), dtype) for field in ("own", "alpha", "basis")}
+        return dataclasses.replace(
+            fitted, **{field: jnp.asarray(getattr(fitted, field), dtype) for field in ("own", "alpha", "basis")}
         )
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from moejax.compress import compress
 from moejax.compress.contract import BankMethod
 from moejax.compress.expert_bank import num_params
 from moejax.core.errors import SpecError
@@ -14,7 +15,7 @@ from moejax.core.layouts import Buffers, Ragged
 from moejax.core.spec import examples
 from moejax.linear.dense import Dense
 from moejax.linear.structure import abstract, describe
-from tests.compress.small_banks import EXPERTS, D, E, bank, calibration, random, with_router
+from tests.compress.small_banks import EXPERTS, D, E, F, bank, calibration, random, with_router
 
 METHODS = {f"{name}-{i}": spec for i, (name, spec) in enumerate(examples("compress")) if isinstance(spec, BankMethod)}
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -88,6 +89,23 @@ def test_what_is_left_trains_and_is_described(method):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
     assert all(any(np.any(leaf) for leaf in jax.tree.leaves(gradient[name])) for name in params)
     assert jax.tree.structure(abstract(describe(made))) == jax.tree.structure(made)
+
+
+@every_method
+def test_through_the_library_call(method):
+    """In a tree, by the names there, with the router found beside the bank and the biases outside the budget."""
+    params, statistics = bank("mlp"), calibration(bank("mlp"))
+    layer = {"router": {"kernel": with_router(params)["router"]}, "experts": params}
+    tree = {"blocks": {"05": {"moe": layer, "norm": {"scale": jnp.ones(D)}}}}
+    named = {f"blocks/05/moe/experts/{name}": statistics[name] for name in ("up", "down")}
+    named["blocks/05/moe/router"] = statistics["router"]
+    made = compress(tree, method=method, budget=0.7, statistics=named)
+    found = made.params["blocks"]["05"]["moe"]
+    assert found["router"] is layer["router"]
+    assert num_params(found["experts"]) <= num_params(params) - 0.3 * 2 * E * D * F
+    assert made.report.after <= made.report.allowed < made.report.before
+    with pytest.raises(SpecError, match="not reachable; the smallest"):
+        compress(tree, method=method, budget=0.001, statistics=named)
 
 
 def hard_banks():
