@@ -90,7 +90,9 @@ def compressed(subject: Subject, setting: Setting, statistics: Statistics | None
         )
 
 
-def measure_cell(subject: Subject, setting: Setting, statistics: Statistics | None) -> tuple[dict[str, Any], Any]:
+def measure_cell(
+    subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int
+) -> tuple[dict[str, Any], Any]:
     """(record, compressed parameters); ({'unreachable': why}, None) where the budget cannot be met.
 
     The record: 'seconds' to compress, 'share' of the compressed weights' parameters that is left, 'params' and 'flops' of

@@ -38,7 +38,7 @@ class Sweep:
     rounds: of the latency measurement; 0 leaves it out. unit, allocation: as for `compress`.
     """
 
-    methods: tuple[Any, ...] = ()
+    methods: tuple[str | dict, ...] = ()
     budgets: tuple[float, ...] = (0.9, 0.75, 0.5, 0.25)
     seeds: tuple[int, ...] = (0, 1, 2)
     unit: str = "params"
@@ -52,15 +52,20 @@ class Sweep:
     def settings(self, subject: Subject) -> list[Setting]:
         """Every method at every budget."""
         chosen: tuple[Method, ...] = self.methods or comparable_methods(subject)
-        return [self._setting(method, budget) for method in chosen for budget in self.budgets]
+        return [
+            setting_of(method, budget, unit=self.unit, allocation=self.allocation)
+            for method in chosen
+            for budget in self.budgets
+        ]
 
-    def _setting(self, method: Method, budget: float) -> Setting:
-        again = isinstance(method, str) and method.endswith("+refit")
-        name = method.removesuffix("+refit") if isinstance(method, str) else method
-        # Whole banks are compressed by parameters alone, and allocations are for single kernels.
-        whole = hasattr(build_method("compress", name, path="method"), "compress_bank")
-        unit, allocation = ("params", None) if whole else (self.unit, self.allocation)
-        return Setting(method=name, budget=budget, unit=unit, allocation=allocation, sequential=again)
+
+def setting_of(method: Method, budget: float, *, unit: str, allocation: str | None) -> Setting:
+    """The setting that an entry of `Sweep.methods` names; whole banks are compressed by parameters, without an allocation."""
+    again = isinstance(method, str) and method.endswith("+refit")
+    name = method.removesuffix("+refit") if isinstance(method, str) else method
+    if hasattr(build_method("compress", name, path="method"), "compress_bank"):
+        unit, allocation = "params", None
+    return Setting(method=name, budget=budget, unit=unit, allocation=allocation, sequential=again)
 
 
 def label(setting: Setting) -> str:

@@ -49,7 +49,7 @@ class TextEncoderSubject:
         """The first batch of what is held out."""
         return jnp.asarray(self.held_out[: self.batch_size])
 
-    def collect(self, kinds: Sequence[str], *, seed: int) -> Collected:
+    def collect(self, kinds: Sequence[str], *, seed: int, params: Any = None, only: str | None = None) -> Collected:
         """Statistics over the calibration texts of that seed."""
         tokens = self.calibration(seed)
         noise = np.random.default_rng(seed).normal(size=(len(tokens), self.encoder.dim)).astype(np.float32)
@@ -63,10 +63,10 @@ class TextEncoderSubject:
         passes = self.passes if "kronecker" in kinds else 1
         return collect(
             lambda params, batch: self.apply(params, batch["tokens"]),
-            self.params,
+            self.params if params is None else params,
             batches,
             kinds,
-            only=self.only,
+            only=only or self.only,
             loss=lambda params, batch: jnp.sum(self.apply(params, batch["tokens"]) * batch["noise"]),
             passes=passes,
         )

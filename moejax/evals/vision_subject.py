@@ -16,6 +16,7 @@ import numpy as np
 
 from moejax.compress.collect import Collected, collect
 from moejax.core.plans import TokenChoice
+from moejax.core.tree import leaf_names
 from moejax.data.dataset import Dataset
 from moejax.evals.predictions import fill_padding
 from moejax.evals.summary import summarise
@@ -127,6 +128,12 @@ class VisionSubject:
 
     def _logits(self, params: Any) -> np.ndarray:
         return np.concatenate([np.asarray(self._apply(params, images))[real] for images, _, real in self._held_out])
+
+
+def default_weights(params: Any) -> str:
+    """The pattern of what is compressed unless said otherwise: the experts, or without any the feed-forward layers."""
+    found = any("/moe/experts/" in f"/{name}" for name in leaf_names(params))
+    return r"moe/experts/(up|gate|down)$" if found else r"blocks/\d+/feed_forward/(up|gate|down)$"
 
 
 def _picture_by_picture(model: Any) -> Any:
