@@ -4,8 +4,9 @@ Source: Horvath et al. 2024, "Maestro: Uncovering Low-Rank Structures via Traina
     each step b is drawn and the first b columns are trained; a hierarchical group lasso over the tails U[:, b:], V[:, b:]
     shrinks ranks to zero.
 Deviations: each layer is fitted to the trained kernel on the whitened data, not trained with the whole network. Steps are
-    gradient steps preconditioned by the Gram matrix of the other factor (scaled gradient descent), in which the answer does
-    not depend on the scales of the singular values; the lasso is their exact proximal map for nested groups. After
+    gradient steps preconditioned by the Gram matrix of the other factor (scaled gradient descent), whose pace does not depend
+    on the scales of the singular values; then, with a lasso, as many plain ones, each followed by the exact proximal map of
+    the nested groups. After
     training, the right factor is orthonormalised in order, which keeps the span of its first b columns for every b, the left
     one is its least-squares partner, and columns are put in the order of what they explain.
 """
@@ -83,12 +84,25 @@ class Maestro:
             b = int(draw.integers(1, columns + 1))
             u[:, :b] += self.step_size * (target - u[:, :b] @ v[:b]) @ v[:b].T @ _inverse(v[:b] @ v[:b].T)
             v[:b] += self.step_size * _inverse(u[:, :b].T @ u[:, :b]) @ u[:, :b].T @ (target - u[:, :b] @ v[:b])
-            if self.group_lasso:
-                u *= shrinkage(np.linalg.norm(u, axis=0), self.step_size * self.group_lasso)
-                v *= shrinkage(np.linalg.norm(v, axis=1), self.step_size * self.group_lasso)[:, None]
+        if self.group_lasso:
+            u, v = self._shrunk(target, *balance(u, v), draw)
         alive = (np.linalg.norm(u, axis=0) > 0) & (np.linalg.norm(v, axis=1) > 0)
         alive[0] = True
         return u[:, alive], v[alive]
+
+    def _shrunk(
+        self, target: np.ndarray, u: np.ndarray, v: np.ndarray, draw: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As many proximal gradient steps, each as long as the curvature of its b allows, on u and v in turn."""
+        for _ in range(self.steps):
+            b = int(draw.integers(1, len(v) + 1))
+            for _ in range(2):  # first u, then v as the left factor of the transposed target
+                step = 1 / max(np.linalg.norm(v[:b], 2) ** 2, 1e-6)
+                u = u.copy()
+                u[:, :b] += step * (target - u[:, :b] @ v[:b]) @ v[:b].T
+                u *= shrinkage(np.linalg.norm(u, axis=0), step * self.group_lasso)
+                target, u, v = target.T, v.T, u.T
+        return u, v
 
     def error(
         self,

@@ -70,7 +70,7 @@ def find(params: Any, only: str | None) -> dict[str, Weight]:
     """Name -> weight, in the natural order of names ('layer_2' before 'layer_10').
 
     only: a regex found in the name; takes Dense leaves and arrays of two or three axes, except those named 'bias'. None:
-    Dense leaves, and arrays [D F] named 'kernel'. Raises SpecError where nothing is found, or what is found cannot be
+    Dense leaves, and arrays [D F] named 'kernel' that are no router's. Raises SpecError where nothing is found, or what is found cannot be
     compressed: leaves that are factorised already, or kernels stacked over layers.
     """
     flat, _ = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
@@ -140,4 +140,4 @@ def _is_kernel(name: str, node: Any, *, explicit: bool) -> bool:
         return False
     if explicit:
         return len(shape) in (2, 3) and not re.search(r"(^|_)bias$", last)
-    return len(shape) == 2 and last == "kernel"
+    return len(shape) == 2 and last == "kernel" and "router" not in name.split("/")
