@@ -19,14 +19,20 @@ def rank_space_attention(
 
     The bias of the keys is not read: it adds the same to all scores of a query, which the softmax does not see.
     """
-    leaves = {name: params[name] for name in ("query", "key", "value")}
-    if not all(isinstance(leaf, LowRank) for leaf in leaves.values()):
+    query, key, value = (params[name] for name in ("query", "key", "value"))
+    if not all(isinstance(leaf, LowRank) for leaf in (query, key, value)):
         return None
     return lowrank_attention(
         x,
-        **{name: (leaf.u.astype(x.dtype), leaf.v.astype(x.dtype)) for name, leaf in leaves.items()},
+        _factors(query, x),
+        _factors(key, x),
+        _factors(value, x),
         query_bias=params["query_bias"].astype(x.dtype),
         value_bias=params["value_bias"].astype(x.dtype),
         num_heads=num_heads,
         causal=causal,
     )
+
+
+def _factors(leaf: LowRank, x: Array) -> tuple[Array, Array]:
+    return leaf.u.astype(x.dtype), leaf.v.astype(x.dtype)
