@@ -6,6 +6,7 @@ Source: ours; the texts are under the PSF licence and are not copied into any ou
 """
 
 import ast
+import functools
 import hashlib
 import re
 import sysconfig
@@ -59,6 +60,7 @@ def digest(texts: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:16]
 
 
+@functools.cache  # thousands of files
 def _by_module(folder: Path) -> dict[str, list[str]]:
     found = {}
     for path in sorted(folder.rglob("*.py")):
