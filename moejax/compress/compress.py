@@ -8,7 +8,7 @@ Source: ours.
 import dataclasses
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from moejax.compress import allocation as budgets
 from moejax.compress import bank_budgets, curves, statistic_checks
@@ -41,7 +41,7 @@ def compress(
     *,
     method: KernelMethod | BankMethod | SpectralMethod | dict[str, Any] | str,
     budget: float | None = None,
-    unit: Literal["params", "flops"] = "params",
+    unit: str = "params",
     statistics: Statistics | None = None,
     only: str | None = None,
     allocation: str | None = None,
@@ -50,9 +50,9 @@ def compress(
 ) -> Compressed:
     """Kernels [D F] and banks [E D F] of a nested dict of arrays or leaves, compressed together.
 
-    method: a file of this folder by name, config or spec. budget: the fraction of the matched weights' parameters (or of
-    their FLOPs per row) that may stay; 1 or more changes nothing; methods for fine-tuning ('svdiff', 'svfit', 'svft') take
-    none, and the report counts what trains. statistics: per weight, see `statistics.from_rows`.
+    method: a file of this folder by name, config or spec. budget: the fraction of the matched weights' parameters that may
+    stay (unit 'flops': of their FLOPs per row); 1 or more changes nothing; methods for fine-tuning ('svdiff', 'svfit',
+    'svft') take none, and the report counts what trains. statistics: per weight, see `statistics.from_rows`.
     only: a regex of the names to compress, see `weights.find`. allocation: who gets how many ranks: 'uniform', 'spectrum'
     (own-norm error), 'fisher', 'sensitivity' (measured with `loss`), or 'learned' where the method does it; None: learned
     if it can be, else uniform. loss: parameters -> scalar, for 'sensitivity', and differentiable for 'learned'.

@@ -61,7 +61,7 @@ def warn_of_few_rows(weight: Weight, own: LeafStatistics | None, ranks: Sequence
         f"{who}: {counts[worst]:.0f} calibration rows for rank {ranks[worst]}{others}; what they do not reach is chosen by the "
         "plain norm. Collect at least as many rows as the rank, better ten times as many."
     )
-    warnings.warn(text, UserWarning, stacklevel=4)
+    warnings.warn(text, UserWarning, stacklevel=3)
     return text
 
 
@@ -69,7 +69,7 @@ def _check_field(weight: Weight, own: LeafStatistics, field: str, *, kind: str, 
     value = getattr(own, field)
     if value is None:
         raise SpecError(
-            f"{who} needs {field!r} of {weight.name!r}, which was not collected; collect the kind {kind!r}."
+            f"{who} needs the statistics {kind!r} of {weight.name!r}, but {field!r} was not collected; collect that kind, too."
         )
     sizes = dict(zip("DF", weight.shape[-2:], strict=True))
     lead = weight.shape[:-2]
