@@ -78,9 +78,8 @@ class MoBE:
         start = start_bases(host, name, side, num_bases, rank, self.function)
         fitted = fit_bases(host, name, start, scale=scale, steps=self.steps, learning_rate=self.learning_rate)
         dtype = host.dtype(name)
-        return dataclasses.replace(
-            fitted, **{field: jnp.asarray(getattr(fitted, field), dtype) for field in ("own", "alpha", "basis")}
-        )
+        own, alpha, basis = (jnp.asarray(array, dtype) for array in (fitted.own, fitted.alpha, fitted.basis))
+        return dataclasses.replace(fitted, own=own, alpha=alpha, basis=basis)
 
 
 def basis_params(host: HostBank, *, num_bases: int, rank: int) -> int:

@@ -77,7 +77,7 @@ class LowRankColumns:
         """
         low, positions = self.low_rank().cleared(), self._positions()
         if positions.ndim == 1:
-            return self.replace(u=low.u, v=low.v, ranks=None)
+            return LowRankColumns(low.u, low.v, self.columns, self.positions)
         union = np.unique(positions)
         where = jnp.asarray(np.searchsorted(union, positions))
         columns = jnp.zeros((*self.columns.shape[:2], union.size), self.columns.dtype)
