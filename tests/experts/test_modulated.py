@@ -65,5 +65,5 @@ def test_an_expert_costs_two_vectors():
 def test_bad_fields():
     with pytest.raises(SpecError, match="gated=True is not available"):
         ModulatedExperts(expert_dim=4, gated=True)
-    with pytest.raises(SpecError, match="modulation_std=-1"):
-        ModulatedExperts(expert_dim=4, modulation_std=-1)
+    with pytest.raises(SpecError, match="modulation_std=-1.0"):
+        ModulatedExperts(expert_dim=4, modulation_std=-1.0)

@@ -96,5 +96,5 @@ def test_kernels_have_the_variance_of_a_dense_draw():
 def test_bad_fields():
     with pytest.raises(SpecError, match="num_tensors=1 must be at least 2"):
         MpoExperts(expert_dim=4, num_tensors=1)
-    with pytest.raises(SpecError, match="central_mask_rate=2 must lie in"):
-        MpoExperts(expert_dim=4, central_mask_rate=2)
+    with pytest.raises(SpecError, match="central_mask_rate=2.0 must lie in"):
+        MpoExperts(expert_dim=4, central_mask_rate=2.0)
