@@ -24,7 +24,7 @@ def blocks(path, language="python"):
 
 @pytest.mark.lenient
 def test_the_example_of_the_readme_runs(root, capsys):
-    example, _ = blocks(root / "README.md")
+    example, *_ = blocks(root / "README.md")
     assert len([line for line in example.splitlines() if line.strip()]) <= 18
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
@@ -35,8 +35,29 @@ def test_the_example_of_the_readme_runs(root, capsys):
 
 
 @pytest.mark.lenient
+def test_the_example_of_compression_runs(root, capsys):
+    _, example, _ = blocks(root / "README.md")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 18
+    scope = {}
+    exec(compile(example, "README.md", "exec"), scope)
+    told = capsys.readouterr().out
+    assert "Dense_1/kernel [64, 256]: rank 25, 16384 -> 8000 parameters" in told
+    assert scope["y"].shape == (500, 64)
+    dense = scope["model"].apply(scope["variables"], scope["x"])
+    error = np.linalg.norm(scope["y"] - dense) / np.linalg.norm(dense)
+    assert 0.01 < error < 1
+
+
+def test_the_compression_methods_of_the_table_exist(root):
+    text = (root / "README.md").read_text("utf-8")
+    table = text[text.index("## Compress a model") : text.index("## Kernels")]
+    named = {name for row in re.findall(r"^\| (`.+?) \|", table, flags=re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert named and named <= set(methods("compress"))
+
+
+@pytest.mark.lenient
 def test_the_example_of_the_kernels_runs(root):
-    _, example = blocks(root / "README.md")
+    _, _, example = blocks(root / "README.md")
     scope = {}
     exec(compile(example, "README.md", "exec"), scope)
     # Rows of ones by kernels of ones: gelu(4) in the nine rows of groups, the last row is of none.

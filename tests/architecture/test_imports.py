@@ -27,7 +27,7 @@ ROOMS = {
     # moejax_kernels: sums over the rows of each expert
     "compress": {"core", "linear", "experts", "moejax_kernels"},
     "theory": {"core", "routing"},
-    "flax": {"core", "layers"},
+    "flax": {"core", "layers", "compress"},
     "interop": {"core", "linear", "models"},  # linear: the leaves that foreign weights become
 }
 PACKAGES = {name for name in ROOMS if name not in ("moejax", "moejax_kernels")}

@@ -8,7 +8,7 @@ import pytest
 
 from moejax.core.spec import build_method, methods
 
-METHOD_ROOMS = ("routing", "experts", "tasks")
+METHOD_ROOMS = ("routing", "experts", "tasks", "compress")
 ROUTERS = {"top_k", "expert_choice", "soft", "merge", "hash", "uniform"}
 EXPERTS = {"mlp", "swiglu"}
 
@@ -85,7 +85,7 @@ def test_examples_are_frozen_specs_of_one_class(room):
         assert len({hash(example) for example in examples}) == len(examples), f"{name}: examples repeat"
 
 
-@pytest.mark.parametrize("room", ["routing", "experts"])
+@pytest.mark.parametrize("room", ["routing", "experts", "compress"])
 def test_examples_can_be_said_in_a_config(room):
     for name in methods(room):
         for example in importlib.import_module(f"moejax.{room}.{name}").EXAMPLES:
