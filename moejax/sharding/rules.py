@@ -132,8 +132,7 @@ def shardings(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 def _axes_by_name(named: Any, params: Any) -> dict[str, tuple[str | None, ...]]:
     """Leaf name -> its logical axes, from a tree whose leaves are tuples of axes."""
-    leaves = jax.tree.leaves(named, is_leaf=lambda axes: isinstance(axes, tuple))
-    return dict(zip(flatten(params), leaves, strict=True))
+    return dict(zip(flatten(params), jax.tree.structure(params).flatten_up_to(named), strict=True))
 
 
 def _shared_names(tree: Any, prefix: str = "") -> list[str]:

@@ -7,7 +7,10 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from moejax.core.tree import flatten
+from moejax.experts.mlp import MlpExperts
+from moejax.layers.feed_forward import FeedForward
 from moejax.linear.dense import Dense
+from moejax.linear.expert_axis import drop_expert_axis, take_experts
 from moejax.linear.low_rank import LowRank
 from moejax.linear.spectral import Spectral
 from moejax.models.vit import VisionTransformer
@@ -17,6 +20,7 @@ from moejax.train.stored_leaves import fill
 from tests.kernels import eight_devices
 from tests.linear.leaf_examples import NAMES, close, drawn, normal
 
+FIRST = [name for name in NAMES if name.endswith("-0")]
 MODEL = VisionTransformer(image_size=8, patch_size=4, dim=8, depth=3, num_heads=2, mlp_dim=16, num_classes=3)
 
 
@@ -60,6 +64,17 @@ def test_a_model_with_other_leaves_has_the_logits_of_their_kernels(made):
     assert np.any(found[1])
     close(found, wanted)
     close(gradient, other, 1e-4)
+
+
+@pytest.mark.parametrize("name", FIRST)
+def test_a_dense_mlp_takes_every_leaf(name):
+    leaf = drop_expert_axis(take_experts(drawn(name), (1,)))
+    depth, width = leaf.materialise().shape
+    layer = FeedForward(experts=MlpExperts(expert_dim=width))
+    params = layer.init(jax.random.key(0), depth)
+    x = normal(1, 2, 3, depth)
+    found = jax.jit(layer.apply)(params | {"up": leaf}, x)
+    close(found, jax.jit(layer.apply)(params | {"up": Dense(leaf.materialise())}, x))
 
 
 def test_checkpoints_bring_every_leaf_back(tmp_path):
