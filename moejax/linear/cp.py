@@ -4,6 +4,7 @@ Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert S
     CP form); Hitchcock 1927 (the decomposition).
 """
 
+import dataclasses
 from typing import Annotated, Any
 
 import flax.struct
@@ -40,7 +41,7 @@ class Cp:
 
     def mix(self, weight: Float[Array, "G E"]) -> "Cp":
         """One kernel per group, the weighted sum over experts: of their scales."""
-        return self.replace(scale=weight.astype(self.scale.dtype) @ self.scale)
+        return dataclasses.replace(self, scale=weight.astype(self.scale.dtype) @ self.scale)
 
     def materialise(self) -> Float[Array, "... D F"]:
         """The dense kernel."""

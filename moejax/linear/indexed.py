@@ -55,7 +55,7 @@ class Indexed:
 
     def take(self, index: Sequence[int]) -> "Indexed":
         """The bank whose expert i is expert index[i] of this one."""
-        return self.replace(index=tuple(self.index[i] for i in index))
+        return dataclasses.replace(self, index=tuple(self.index[i] for i in index))
 
     def cleared(self) -> Any:
         """The same kernels as a bank of the inner type, a copy per expert, and no index."""

@@ -103,7 +103,7 @@ class LowRank:
     def take(self, index: Sequence[int]) -> "LowRank":
         """The bank whose expert i is expert index[i] of this one."""
         ranks = None if self.ranks is None else tuple(self.ranks[i] for i in index)
-        return take_arrays(self, index).replace(ranks=ranks)
+        return dataclasses.replace(take_arrays(self, index), ranks=ranks)
 
     def _ranks(self) -> tuple[int, ...]:
         experts = 1 if self.u.ndim == 2 else self.u.shape[0]
@@ -123,7 +123,7 @@ def _example(draw: Any, num_experts: int) -> LowRank:
 
 
 def _example_of_ranks(draw: Any, num_experts: int) -> LowRank:
-    return _example(draw, num_experts).replace(ranks=tuple(e % 4 for e in range(num_experts)))
+    return dataclasses.replace(_example(draw, num_experts), ranks=tuple(e % 4 for e in range(num_experts)))
 
 
 EXAMPLES = (_example, _example_of_ranks)

@@ -4,6 +4,7 @@ Source: Gao et al. 2022, "Parameter-Efficient Mixture-of-Experts Architecture fo
     central tensor, auxiliary tensors per expert); Oseledets 2011, "Tensor-Train Decomposition", algorithm 1 (`decompose`).
 """
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -96,11 +97,11 @@ def _step(x: Layout, tensor: Array, done: int) -> Layout:
     lead = x.tokens.shape[:-1]
     rest = x.tokens.shape[-1] // (done * bond * depth)
     tokens = jnp.moveaxis(x.tokens.reshape(*lead, done, bond * depth, rest), -1, -2)
-    rows = split_rows(x.replace(tokens=tokens.reshape(x.tokens.shape)), done * rest)
+    rows = split_rows(dataclasses.replace(x, tokens=tokens.reshape(x.tokens.shape)), done * rest)
     matrix = tensor.reshape(*tensor.shape[:-4], bond * depth, width * after)
     out = times_shared(rows, matrix) if matrix.ndim == 2 else Dense(matrix).grouped_matmul(rows)
     tokens = out.tokens.reshape(*lead, done, rest, width * after)
-    return x.replace(tokens=jnp.moveaxis(tokens, -1, -2).reshape(*lead, done * width * after * rest))
+    return dataclasses.replace(x, tokens=jnp.moveaxis(tokens, -1, -2).reshape(*lead, done * width * after * rest))
 
 
 def _joined(kernel: Array, tensor: Array) -> Array:

@@ -56,11 +56,13 @@ class Residual:
 
     def take(self, index: Sequence[int]) -> "Residual":
         """The bank whose expert i is expert index[i] of this one."""
-        return self.replace(residual=take_experts(self.residual, index))
+        return dataclasses.replace(self, residual=take_experts(self.residual, index))
 
     def cleared(self) -> "Residual":
         """The same kernels without static numbers per expert."""
-        return self.replace(residual=self.residual.cleared()) if hasattr(self.residual, "cleared") else self
+        return (
+            dataclasses.replace(self, residual=self.residual.cleared()) if hasattr(self.residual, "cleared") else self
+        )
 
     def num_params(self) -> int:
         """D F of the core, and the residual's numbers."""

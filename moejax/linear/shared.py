@@ -3,6 +3,7 @@
 Source: ours (a bank's shared projections; its experts differ in what stands beside them).
 """
 
+import dataclasses
 from typing import Annotated, Any
 
 import flax.struct
@@ -48,11 +49,11 @@ class Shared:
 
     def cleared(self) -> "Shared":
         """The same kernel without the number of experts."""
-        return self.replace(num_experts=None)
+        return dataclasses.replace(self, num_experts=None)
 
     def take(self, index: Any) -> "Shared":
         """The bank whose expert i is expert index[i] of this one."""
-        return self if self.num_experts is None else self.replace(num_experts=len(index))
+        return self if self.num_experts is None else dataclasses.replace(self, num_experts=len(index))
 
     def num_params(self) -> int:
         """D F, however many experts there are."""

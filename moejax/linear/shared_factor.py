@@ -5,6 +5,7 @@ Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts for Res
     side, and the leaf).
 """
 
+import dataclasses
 from typing import Annotated, Any
 
 import flax.struct
@@ -48,9 +49,9 @@ class SharedFactor:
         """One kernel per group, the weighted sum over experts: of the factor that they do not share."""
         shared = self._checked()
         if shared == ("u",):
-            return self.replace(v=Dense(self.v).mix(weight).kernel)
+            return dataclasses.replace(self, v=Dense(self.v).mix(weight).kernel)
         if shared == ("v",):
-            return self.replace(u=Dense(self.u).mix(weight).kernel)
+            return dataclasses.replace(self, u=Dense(self.u).mix(weight).kernel)
         return LowRank(self.u, self.v).mix(weight)
 
     def materialise(self) -> Float[Array, "... D F"]:

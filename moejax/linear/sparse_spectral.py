@@ -4,6 +4,7 @@ Source: Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular
     the patterns plain (diagonal), banded, random and top-k of M.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar
 
@@ -77,7 +78,7 @@ class SparseSpectral:
         """The bank whose expert i is expert index[i] of this one."""
         own = bool(self.pattern) and isinstance(self.pattern[0], tuple)
         pattern = tuple(self.pattern[i] for i in index) if own else self.pattern
-        return take_arrays(self, index).replace(pattern=pattern)
+        return dataclasses.replace(take_arrays(self, index), pattern=pattern)
 
     def cleared(self) -> "SparseSpectral":
         """The same kernels with one pattern for all experts: the union of theirs, where what is added holds zeros.
@@ -90,7 +91,7 @@ class SparseSpectral:
         union = np.unique(positions)
         rows, columns = self.u.shape[-1], self.v.shape[-2]
         flat = self.sparse().reshape(-1, rows * columns)
-        return self.replace(coefficients=flat[:, union], pattern=tuple(union.tolist()))
+        return dataclasses.replace(self, coefficients=flat[:, union], pattern=tuple(union.tolist()))
 
     def num_params(self) -> int:
         """D R + entries + R2 F + D F per expert; trained are the entries."""
@@ -146,19 +147,19 @@ def _kept(mask: np.ndarray) -> tuple[int, ...]:
 
 def _example_banded(draw: Any, num_experts: int) -> SparseSpectral:
     pattern = banded(4, 5, 1)
-    arrays = ((6, 4), (len(pattern),), (5, 5), (6, 5))
-    return SparseSpectral(*(draw(num_experts, *shape) for shape in arrays), pattern)
+    u, coefficients, v, residual = (draw(num_experts, *shape) for shape in ((6, 4), (len(pattern),), (5, 5), (6, 5)))
+    return SparseSpectral(u, coefficients, v, residual, pattern=pattern)
 
 
 def _example_diagonal(draw: Any, num_experts: int) -> SparseSpectral:
-    arrays = ((6, 4), (4,), (4, 5), (6, 5))
-    return SparseSpectral(*(draw(num_experts, *shape) for shape in arrays), banded(4, 4, 0))
+    u, coefficients, v, residual = (draw(num_experts, *shape) for shape in ((6, 4), (4,), (4, 5), (6, 5)))
+    return SparseSpectral(u, coefficients, v, residual, pattern=banded(4, 4, 0))
 
 
 def _example_per_expert(draw: Any, num_experts: int) -> SparseSpectral:
     pattern = tuple(scattered(4, 5, 3, seed) for seed in range(num_experts))
-    arrays = ((6, 4), (3,), (5, 5), (6, 5))
-    return SparseSpectral(*(draw(num_experts, *shape) for shape in arrays), pattern)
+    u, coefficients, v, residual = (draw(num_experts, *shape) for shape in ((6, 4), (3,), (5, 5), (6, 5)))
+    return SparseSpectral(u, coefficients, v, residual, pattern=pattern)
 
 
 EXAMPLES = (_example_banded, _example_diagonal, _example_per_expert)

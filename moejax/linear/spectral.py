@@ -6,6 +6,7 @@ Deviations: SVFit trains the r largest singular values themselves; here they are
     which moves in the same way (the gradients are equal), and can be taken back or added to another.
 """
 
+import dataclasses
 from typing import Annotated, Any, ClassVar
 
 import flax.struct
@@ -115,7 +116,7 @@ def _example(draw: Any, num_experts: int) -> Spectral:
 
 
 def _example_with_residual(draw: Any, num_experts: int) -> Spectral:
-    return _example(draw, num_experts).replace(residual=draw(num_experts, 6, 5), rectified=False)
+    return dataclasses.replace(_example(draw, num_experts), residual=draw(num_experts, 6, 5), rectified=False)
 
 
 EXAMPLES = (_example, _example_with_residual)

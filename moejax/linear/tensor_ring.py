@@ -4,6 +4,7 @@ Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert S
     tensor-ring form); Zhao et al. 2016, "Tensor Ring Decomposition" (the trace of a product of slices).
 """
 
+import dataclasses
 from typing import Annotated, Any
 
 import flax.struct
@@ -47,7 +48,7 @@ class TensorRing:
 
     def mix(self, weight: Float[Array, "G E"]) -> "TensorRing":
         """One kernel per group, the weighted sum over experts: of their cores."""
-        return self.replace(core=Dense(self.core).mix(weight).kernel)
+        return dataclasses.replace(self, core=Dense(self.core).mix(weight).kernel)
 
     def materialise(self) -> Float[Array, "... D F"]:
         """The dense kernel."""

@@ -131,8 +131,10 @@ def shardings(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def _axes_by_name(named: Any, params: Any) -> dict[str, tuple[str | None, ...]]:
-    """Leaf name -> its logical axes, from a tree whose leaves are tuples of axes."""
-    return dict(zip(flatten(params), jax.tree.structure(params).flatten_up_to(named), strict=True))
+    """Leaf name -> its logical axes, from a tree like `params` with a tuple of axes in the place of every array."""
+    axes_of: dict[str, tuple[str | None, ...]] = {}
+    map_with_names(lambda name, _, axes: axes_of.update({name: axes}), params, named)
+    return axes_of
 
 
 def _shared_names(tree: Any, prefix: str = "") -> list[str]:
