@@ -103,7 +103,8 @@ def matrices_of(weights: Sequence[Weight], unit: str) -> list[Matrix]:
     found = []
     for number, weight in enumerate(weights):
         price = Fraction(1) if unit == "params" else Fraction(2, weight.num_matrices)
-        found += [Matrix(*weight.shape[-2:], number, price)] * weight.num_matrices
+        depth, width = weight.shape[-2:]
+        found += [Matrix(depth, width, number, price)] * weight.num_matrices
     return found
 
 

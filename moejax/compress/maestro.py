@@ -56,7 +56,7 @@ class Maestro:
         limit = size if largest_rank is None else min(largest_rank, size)
         half = root(moment)
         seen = half @ kernel
-        scale = np.linalg.norm(seen)
+        scale = float(np.linalg.norm(seen))
         if scale == 0 or limit == 0:
             return factorise(kernel, left=moment, largest_rank=limit)
         outer, core = np.linalg.qr(seen.T)  # seen = core^T outer^T: training needs the small core only
@@ -97,7 +97,7 @@ class Maestro:
         for _ in range(self.steps):
             b = int(draw.integers(1, len(v) + 1))
             for _ in range(2):  # first u, then v as the left factor of the transposed target
-                step = 1 / max(np.linalg.norm(v[:b], 2) ** 2, 1e-6)
+                step = 1 / max(float(np.linalg.norm(v[:b], 2)) ** 2, 1e-6)
                 u = u.copy()
                 u[:, :b] += step * (target - u[:, :b] @ v[:b]) @ v[:b].T
                 u *= shrinkage(np.linalg.norm(u, axis=0), step * self.group_lasso)

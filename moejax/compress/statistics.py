@@ -52,7 +52,7 @@ class LeafStatistics:
 
     def merge(self, other: "LeafStatistics") -> "LeafStatistics":
         """Of both parts of the data together. Raises ValueError where one lacks what the other has."""
-        merged = {}
+        merged: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             mine, theirs = getattr(self, field.name), getattr(other, field.name)
             if (mine is None) != (theirs is None):

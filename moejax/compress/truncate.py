@@ -72,7 +72,7 @@ def expert_factors(leaf: LowRank, expert: int) -> tuple[np.ndarray, np.ndarray]:
 
 def plain_error(weight: Weight, leaf: LowRank) -> float:
     """Relative, in the Frobenius norm, of the factors as they are stored; large products in float32."""
-    dtype = np.float64 if np.prod(weight.shape[-2:]) < 2**22 else np.float32
+    dtype: Any = np.float64 if np.prod(weight.shape[-2:]) < 2**22 else np.float32
     lost, total = 0.0, 0.0
     for expert in range(weight.num_matrices):
         kernel = weight.matrix(expert)

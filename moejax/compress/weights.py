@@ -95,7 +95,7 @@ def replace(params: Any, nodes: Mapping[str, Any]) -> Any:
     """The tree with other nodes under these names."""
     flat, structure = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_leaf)
     names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in flat]
-    return structure.unflatten([nodes.get(name, node) for name, (_, node) in zip(names, flat, strict=True)])
+    return jax.tree.unflatten(structure, [nodes.get(name, node) for name, (_, node) in zip(names, flat, strict=True)])
 
 
 def natural_order(name: str) -> list[Any]:
@@ -118,7 +118,7 @@ def materialise(params: Any, like: Any | None = None) -> Any:
     if like is None:
         return jax.tree.map(dense, params, is_leaf=is_leaf)
     flat, structure = jax.tree.flatten(like, is_leaf=is_leaf)
-    return structure.unflatten(map(dense, jax.tree.leaves(params, is_leaf=is_leaf), flat))
+    return jax.tree.unflatten(structure, map(dense, jax.tree.leaves(params, is_leaf=is_leaf), flat))
 
 
 def _is_kernel(name: str, node: Any, *, explicit: bool) -> bool:

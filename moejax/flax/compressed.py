@@ -60,7 +60,7 @@ def observing(*, num_rows: int = 0) -> Iterator[dict[str, LeafStatistics]]:
 
 def _multiply(next_method: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
     leaf = context.module.get_variable("params", "kernel") if _is_dense_call(context) else None
-    if not hasattr(leaf, "matmul") or not hasattr(leaf, "materialise"):
+    if leaf is None or not hasattr(leaf, "matmul") or not hasattr(leaf, "materialise"):
         return next_method(*args, **kwargs)
     x, module = jnp.asarray(_input(args, kwargs)), context.module
     dtype = module.dtype or jnp.result_type(x, *jax.tree.leaves(leaf))
