@@ -89,4 +89,4 @@ def check_fits(statistics: Statistics, params: Any) -> None:
 
 def _fields(statistics: LeafStatistics) -> dict[str, np.ndarray]:
     values = {field.name: getattr(statistics, field.name) for field in dataclasses.fields(statistics)}
-    return {name: np.ascontiguousarray(value) for name, value in values.items() if value is not None}
+    return {name: np.asarray(value, order="C") for name, value in values.items() if value is not None}

@@ -44,7 +44,7 @@ def test_what_is_saved_is_loaded(tmp_path):
             before, after = getattr(own, field.name), getattr(found[name], field.name)
             assert (before is None) == (after is None)
             if before is not None:
-                assert after.dtype == before.dtype
+                assert after.dtype == before.dtype and after.shape == before.shape
                 np.testing.assert_array_equal(before, after)
 
 
