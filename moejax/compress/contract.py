@@ -32,7 +32,12 @@ class Factorisation:
 
 @runtime_checkable
 class KernelMethod(Protocol):
-    """Factorises one kernel."""
+    """Factorises one kernel.
+
+    A method may also have share(name) -> float, the part that a weight of this name keeps in the allocation 'uniform';
+    learn_ranks (see `dobi`), which makes 'learned' an allocation and its default; and refit (see `svd_llm`), a closed-form
+    update behind layers that are compressed already.
+    """
 
     needs: ClassVar[tuple[str, ...]]  # kinds of statistics, keys of `statistics.KINDS`
 

@@ -47,10 +47,9 @@ class RandomisedSvd:
         if columns >= size:
             return factorise(kernel, largest_rank=rank)
         basis = self._range(kernel, columns)
-        p, spectrum, q = np.linalg.svd(basis.T @ kernel, full_matrices=False)
-        rest = max(float(np.vdot(kernel, kernel)) - float(np.sum(spectrum[:rank] ** 2)), 0.0)
-        u, v = balance(basis @ (p[:, :rank] * spectrum[:rank]), q[:rank])
-        return Factorisation(u, v, spectrum[:rank], rest)
+        small = factorise(basis.T @ kernel, largest_rank=rank)
+        rest = max(float(np.vdot(kernel, kernel)) - float(np.sum(small.spectrum**2)), 0.0)
+        return Factorisation(*balance(basis @ small.u, small.v), small.spectrum, rest)
 
     def error(
         self,
