@@ -73,7 +73,8 @@ def train(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]]) ->
         if finished(workdir / name / f"seed_{seed}") is None
     ]  # fmt: skip
     print(f"{len(wanted)} models x {_SEEDS.value} seeds; {len(jobs)} runs to go", flush=True)
-    failed = run_side_by_side(jobs, slots=max(min(cores(), len(jobs)), 1), steps=_STEPS.value) if jobs else None
+    steps = 2 if _SMOKE.value else _STEPS.value
+    failed = run_side_by_side(jobs, slots=min(cores(), len(jobs)), steps=steps) if jobs else None
     if failed:
         print(f"stopped at {failed.name}; the same command goes on from here.", file=sys.stderr)
         print(failed.log.read_text()[-2000:], file=sys.stderr)

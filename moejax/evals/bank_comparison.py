@@ -16,8 +16,8 @@ from moejax.evals.runs import Record
 
 DENSE = "dense"
 TITLES = {
-    "params": "equal parameters of the MoE layer",
-    "flops": "equal activated FLOPs of the MoE layer",
+    "params": "equal parameters of the bank",
+    "flops": "equal activated FLOPs of the bank",
 }
 
 

@@ -47,7 +47,7 @@ def test_a_basis_per_expert_is_the_dense_bank():
 @pytest.mark.parametrize("convex", [True, False])
 def test_kernels_have_the_variance_of_a_dense_draw(function, convex):
     bank = BasisExperts(expert_dim=80, num_bases=4, rank=50, function=function, convex=convex)
-    weights = bank.materialise(bank.init(jax.random.key(0), 16, 60))
+    weights = jax.jit(lambda: bank.materialise(bank.init(jax.random.key(0), 16, 60)))()
     for name in ("up", "down"):
         np.testing.assert_allclose(np.mean(np.square(weights[name])), 2 / 140, rtol=0.2)
 

@@ -62,14 +62,14 @@ def test_counts_share_the_central_tensor():
 def test_masked_calls_leave_the_central_tensors_alone():
     rate, calls = 0.3, 400
     bank, free = (MpoExperts(expert_dim=F, bond_dim=2, central_mask_rate=r) for r in (rate, 0.0))
-    params, x = bank.init(jax.random.key(0), E, D), Buffers(rows(E, 5, D))
+    params, x = jax.jit(bank.init, static_argnums=(1, 2))(jax.random.key(0), E, D), Buffers(rows(E, 5, D))
 
     def loss(bank, params, key):
         return jnp.sum(jnp.sin(bank.apply(params, x, key=key).tokens))
 
     gradient = jax.jit(jax.vmap(jax.grad(functools.partial(loss, bank)), in_axes=(None, 0)))
     found = gradient(params, jax.random.split(jax.random.key(1), calls))
-    want = jax.grad(functools.partial(loss, free))(params, None)
+    want = jax.jit(jax.grad(functools.partial(loss, free)))(params, None)
     masked = ~np.any(np.asarray(found["up"].central).reshape(calls, -1), axis=1)  # exactly zero
     assert abs(masked.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / calls)
     for name in ("up", "down"):
@@ -80,15 +80,17 @@ def test_masked_calls_leave_the_central_tensors_alone():
         )
         for own, free_own in zip(found[name].auxiliary, want[name].auxiliary, strict=True):  # never masked
             np.testing.assert_allclose(own, np.broadcast_to(free_own, own.shape), rtol=1e-4, atol=1e-5)
-    values = jax.vmap(functools.partial(loss, bank, params))(jax.random.split(jax.random.key(1), 8))
-    np.testing.assert_allclose(values, loss(bank, params, None), rtol=1e-5)  # the mask changes no output
-    always = jax.grad(functools.partial(loss, bank))(params, None)  # no key: no mask
+    values = jax.jit(jax.vmap(functools.partial(loss, bank, params)))(jax.random.split(jax.random.key(1), 8))
+    np.testing.assert_allclose(values, values[0], rtol=1e-5)  # the mask changes no output
+    value, always = jax.jit(jax.value_and_grad(functools.partial(loss, bank)))(params, None)  # no key: no mask
+    np.testing.assert_allclose(values, value, rtol=1e-5)
     assert np.any(always["up"].central)
 
 
 def test_kernels_have_the_variance_of_a_dense_draw():
     bank = MpoExperts(expert_dim=80, bond_dim=12)
-    drawn = [bank.materialise(bank.init(jax.random.key(seed), 8, 60)) for seed in range(8)]
+    draw = jax.jit(lambda key: bank.materialise(bank.init(key, 8, 60)))
+    drawn = [draw(jax.random.key(seed)) for seed in range(8)]
     for name in ("up", "down"):
         np.testing.assert_allclose(np.mean([np.var(weights[name]) for weights in drawn]), 2 / 140, rtol=0.15)
 

@@ -36,7 +36,7 @@ def test_by_hand():
     np.testing.assert_allclose(two.apply(params, x).tokens[0, 0, 0], 36.42391, rtol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(5))
 def test_retrieval_finds_the_best_of_all_pairs(seed):
     draw = np.random.default_rng(seed)
     n, heads, half, dim = int(draw.integers(2, 9)), int(draw.integers(1, 4)), int(draw.integers(1, 5)), 6
@@ -44,9 +44,9 @@ def test_retrieval_finds_the_best_of_all_pairs(seed):
     bank = ProductKeyExperts(
         num_keys=n, num_heads=heads, num_selected_experts=selected, query_dim=2 * half, normalise_query=False
     )
-    params = bank.init(jax.random.key(seed), 2, dim)
+    params = jax.jit(bank.init, static_argnums=(1, 2))(jax.random.key(seed), 2, dim)
     x = jnp.asarray(draw.normal(size=(7, dim)), jnp.float32)
-    score, index = bank.retrieve(params, Ragged(x, jnp.asarray([3, 4])))
+    score, index = jax.jit(bank.retrieve)(params, Ragged(x, jnp.asarray([3, 4])))
     for row in range(7):
         own = {name: np.asarray(params[name].kernel[0 if row < 3 else 1]) for name in ("query", "keys_1", "keys_2")}
         queries = (np.asarray(x[row]) @ own["query"]).reshape(heads, 2 * half)
@@ -62,7 +62,7 @@ def test_retrieval_finds_the_best_of_all_pairs(seed):
 def test_selecting_all_of_1024_is_the_dense_sum():
     bank = ProductKeyExperts(num_keys=32, num_selected_experts=1024, query_dim=8)
     layer = FeedForward(experts=bank)  # the PEER layer
-    params = layer.init(jax.random.key(0), 6)
+    params = jax.jit(layer.init, static_argnums=1)(jax.random.key(0), 6)
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 3, 6)), jnp.float32)
     rows = np.asarray(x[0], np.float64)
     query = rows @ np.asarray(params["query"].kernel, np.float64)
@@ -74,7 +74,7 @@ def test_selecting_all_of_1024_is_the_dense_sum():
     gate /= gate.sum(1, keepdims=True)
     hidden = np.asarray(jax.nn.gelu(jnp.asarray(rows @ np.asarray(params["u"]).T, jnp.float32)))
     want = (gate * hidden) @ np.asarray(params["v"])
-    np.testing.assert_allclose(layer.apply(params, x)[0], want, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(layer.apply)(params, x)[0], want, rtol=1e-4, atol=1e-5)
 
 
 def test_cost_grows_with_the_keys_and_not_with_their_square():
@@ -101,10 +101,10 @@ def test_a_million_experts():
 
 def test_gradients_reach_the_experts_found_only():
     bank = ProductKeyExperts(num_keys=4, num_heads=2, num_selected_experts=3, query_dim=4)
-    params = bank.init(jax.random.key(0), 1, 5)
+    params = jax.jit(bank.init, static_argnums=(1, 2))(jax.random.key(0), 1, 5)
     x = Buffers(jnp.asarray(np.random.default_rng(0).normal(size=(1, 1, 5)), jnp.float32))
-    gradient = jax.grad(lambda p: jnp.sum(jnp.sin(bank.apply(p, x).tokens)))(params)
-    found = set(np.asarray(bank.retrieve(params, x)[1])[0].tolist())
+    gradient = jax.jit(jax.grad(lambda p: jnp.sum(jnp.sin(bank.apply(p, x).tokens))))(params)
+    found = set(np.asarray(jax.jit(bank.retrieve)(params, x)[1])[0].tolist())
     assert set(np.flatnonzero(np.any(np.asarray(gradient["v"][0]), axis=1)).tolist()) == found
     for name in ("query", "keys_1", "keys_2"):
         assert np.any(gradient[name].kernel)

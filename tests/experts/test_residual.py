@@ -47,7 +47,7 @@ def test_zero_residuals_are_the_dense_layer(rank):
 @pytest.mark.parametrize("rank", [None, 8])
 def test_kernels_have_the_variance_of_a_dense_draw(rank):
     bank = ResidualExperts(expert_dim=80, rank=rank, residual_share=0.3)
-    params = bank.init(jax.random.key(0), 8, 60)
+    params = jax.jit(bank.init, static_argnums=(1, 2))(jax.random.key(0), 8, 60)
     np.testing.assert_allclose(np.var(params["up"].materialise()), 2 / 140, rtol=0.05)
     np.testing.assert_allclose(np.var(params["up"].residual.materialise()), 0.3 * 2 / 140, rtol=0.1)
 
@@ -83,11 +83,14 @@ def test_one_pattern_trains_the_residuals_alone():
     def whole(apart):
         return {n: Residual(params[n].core, leaf) if n in ("up", "down") else leaf for n, leaf in apart.items()}
 
-    for _ in range(3):
+    @jax.jit
+    def step(frozen, state, apart, adam_state):
         updates, state = transformation.update(jax.grad(loss)(frozen), state, frozen)
-        frozen = optax.apply_updates(frozen, updates)
-        updates, adam_state = adam.update(jax.grad(lambda p: loss(whole(p)))(apart), adam_state)
-        apart = optax.apply_updates(apart, updates)
+        other, adam_state = adam.update(jax.grad(lambda p: loss(whole(p)))(apart), adam_state)
+        return optax.apply_updates(frozen, updates), state, optax.apply_updates(apart, other), adam_state
+
+    for _ in range(3):
+        frozen, state, apart, adam_state = step(frozen, state, apart, adam_state)
     for name in ("up", "down"):
         np.testing.assert_array_equal(frozen[name].core, params[name].core)
         assert not np.array_equal(frozen[name].residual.u, params[name].residual.u)

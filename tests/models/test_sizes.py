@@ -7,7 +7,8 @@ import jax
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method
+from moejax.core.spec import build_method, build_spec
+from moejax.layers.moe import MoE
 from moejax.models import sizes
 
 CONFIGS = pathlib.Path(__file__).resolve().parents[2] / "configs" / "vit"
@@ -76,3 +77,41 @@ def test_sizes_that_were_not_published() -> None:
         sizes.fields(sizes.VMOE, "XL/16")
     with pytest.raises(SpecError, match="such as 'B/16'"):
         sizes.fields(sizes.VMOE, "B")
+
+
+def layer(*, split, num_shared):
+    """DeepSeekMoE's layer from the sizes of 4 experts of width 12 of which a token meets 2."""
+    found = sizes.fine_grained(4, 2, 12, split=split, num_shared=num_shared)
+    router = {"name": "top_k", "noise_std": 0.0, **found["router"]}
+    shared = {"name": "swiglu", **found["shared"]} if "shared" in found else None
+    fields = {"router": router, "experts": {"name": "swiglu", **found["experts"]}, "shared": shared}
+    return build_spec(MoE, fields)
+
+
+@pytest.mark.parametrize("split, num_shared", [(1, 0), (2, 0), (3, 1), (4, 2), (6, 5)])
+def test_fine_grained_experts_cost_what_the_coarse_ones_cost(split, num_shared):
+    def costs(moe):
+        params = jax.eval_shape(lambda: moe.init(jax.random.key(0), 8))[0]
+        kernels = {name: tree for name, tree in params.items() if name != "router"}
+        flops = moe.router.num_selected_experts * moe.experts.flops_per_token(8)
+        flops += moe.shared.flops_per_token(8) if moe.shared else 0
+        return sum(leaf.size for leaf in jax.tree.leaves(kernels)), flops
+
+    assert costs(layer(split=split, num_shared=num_shared)) == costs(layer(split=1, num_shared=0)) == (4 * 288, 1152)
+
+
+def test_no_split_and_nothing_shared_is_the_coarse_layer():
+    assert sizes.fine_grained(4, 2, 12) == {
+        "router": {"num_experts": 4, "num_selected_experts": 2},
+        "experts": {"expert_dim": 12},
+    }
+    assert layer(split=3, num_shared=2).router.num_experts == 10
+    assert layer(split=3, num_shared=2).router.num_selected_experts == 4
+    assert layer(split=3, num_shared=2).shared.expert_dim == 8
+
+
+def test_fine_grained_sizes_that_do_not_exist():
+    with pytest.raises(SpecError, match="split=5 must divide expert_dim=12"):
+        sizes.fine_grained(4, 2, 12, split=5)
+    with pytest.raises(SpecError, match="num_shared=2 must be at least 0 and below"):
+        sizes.fine_grained(4, 2, 12, num_shared=2)

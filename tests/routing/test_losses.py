@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from moejax.routing.losses import balance_loss, importance_loss, load_loss, load_probability, squared_cv, z_loss
+from moejax.routing.losses import (
+    balance_loss,
+    device_balance_loss,
+    importance_loss,
+    load_loss,
+    load_probability,
+    squared_cv,
+    z_loss,
+)
 
 # One group of four tokens and three experts.
 PROBS = jnp.asarray([[[0.7, 0.2, 0.1], [0.6, 0.3, 0.1], [0.5, 0.1, 0.4], [0.2, 0.7, 0.1]]], jnp.float32)
@@ -48,6 +56,33 @@ def test_balance_gradient_flows_through_probabilities_only():
     # d/dp[s, e] of 3 * sum_e f_e mean_s p[s, e] is 3 f_e / 4 = (0.5625, 0.1875, 0), also where the choice is a function of p.
     gradient = jax.grad(lambda p: balance_loss(p, jnp.argmax(p, axis=-1)[..., None]))(PROBS)
     np.testing.assert_allclose(gradient, np.broadcast_to([0.5625, 0.1875, 0.0], (1, 4, 3)), rtol=1e-5)
+
+
+def test_device_balance_by_hand():
+    # Four experts on two devices. Choices 0, 1, 2, 2: f = (1/4, 1/4, 1/2, 0), by device (1/2, 1/2): balanced.
+    # P = (0.4, 0.3, 0.2, 0.1), by device (0.7, 0.3): 2 * (0.5 * 0.7 + 0.5 * 0.3) = 1.
+    probs = jnp.broadcast_to(jnp.asarray([0.4, 0.3, 0.2, 0.1], jnp.float32), (1, 4, 4))
+    expert = jnp.asarray([[[0], [1], [2], [2]]])
+    np.testing.assert_allclose(device_balance_loss(probs, expert, 2), 1.0, rtol=1e-6)
+    # Choices 0, 1, 0, 2: by device (3/4, 1/4): 2 * (0.75 * 0.7 + 0.25 * 0.3) = 1.2. A device per expert is the other loss.
+    expert = jnp.asarray([[[0], [1], [0], [2]]])
+    np.testing.assert_allclose(device_balance_loss(probs, expert, 2), 1.2, rtol=1e-6)
+    np.testing.assert_allclose(device_balance_loss(probs, expert, 4), balance_loss(probs, expert), rtol=1e-6)
+    np.testing.assert_allclose(device_balance_loss(probs, expert, 1), 1.0, rtol=1e-6)
+
+
+def test_device_balance_is_that_of_the_paper():
+    """f'_i the mean of f_j = N / (K T) sum 1 over a device's experts, P'_i the sum of P_j; in NumPy, group by group."""
+    rng = np.random.default_rng(0)
+    probs = rng.dirichlet(np.ones(6), size=(2, 5))
+    expert = np.stack([[rng.permutation(6)[:2] for _ in range(5)] for _ in range(2)])
+    want = []
+    for g in range(2):
+        f = np.asarray([6 / (2 * 5) * np.sum(expert[g] == e) for e in range(6)])
+        p = probs[g].mean(0)
+        want.append(sum(f[i : i + 2].mean() * p[i : i + 2].sum() for i in (0, 2, 4)))
+    found = device_balance_loss(jnp.asarray(probs, jnp.float32), jnp.asarray(expert), 3)
+    np.testing.assert_allclose(found, np.mean(want), rtol=1e-5)
 
 
 def test_z_loss_by_hand():

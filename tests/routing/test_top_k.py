@@ -180,3 +180,12 @@ def test_eval_factor_from_config():
     assert build(2).eval_capacity_factor == 2.0
     with pytest.raises(SpecError, match="eval_capacity_factor='trian'"):
         build("trian")
+
+
+def test_device_level_loss_and_its_devices():
+    # On one device the loss is its weight; on as many devices as experts it is the balance loss (1.36875, see test_losses).
+    for devices, wanted in ((1, 1.0), (3, 1.36875)):
+        losses = route(noise_std=0.0, device_balance_loss_weight=2.0, num_devices=devices).losses
+        np.testing.assert_allclose(losses["device_balance"], 2.0 * wanted, rtol=1e-5)
+    with pytest.raises(SpecError, match="num_devices=2 must divide num_experts=3"):
+        TopKRouter(num_experts=3, num_devices=2)
