@@ -100,9 +100,19 @@ def _with_exact_own(host: HostBank, name: str, leaf: SharedBasis) -> SharedBasis
     own = []
     for expert in range(host.num_experts):
         tall = mixture[expert] if leaf.side == "input" else mixture[expert].T
-        solved = np.linalg.lstsq(tall, _tall(host, name, expert, leaf.side), rcond=1e-6)[0]
+        solved = _least_squares(tall, _tall(host, name, expert, leaf.side))
         own.append((solved if leaf.side == "input" else solved.T).astype(np.float32))
     return dataclasses.replace(leaf, own=jnp.asarray(np.stack(own)))
+
+
+def _least_squares(basis: Float[np.ndarray, "D R"], target: Float[np.ndarray, "D F"]) -> Float[np.ndarray, "R F"]:
+    """The least x of those with the least ||basis x - target||, by the normal equations; R is small beside D and F.
+
+    Directions below 1e-6 of the largest are left out.
+    """
+    values, vectors = np.linalg.eigh(basis.T @ basis)
+    seen = values > 1e-12 * max(values[-1], 0.0)
+    return (vectors[:, seen] / values[seen]) @ (vectors[:, seen].T @ (basis.T @ target))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "learning_rate"))
