@@ -1,7 +1,7 @@
 """Time and peak memory of every compressor on one bank of large experts with random weights: 8 experts of 4096 x 14336.
 
   python experiments/compress_large.py --output experiments/results/compress_large.json
-  python experiments/compress_large.py --methods svd,svd_llm --experts 2 --budget 0.25
+  python experiments/compress_large.py --methods svd_llm,maestro:steps=30 --experts 2 --budget 0.25
 
 Each method runs in a process of its own, so that the peak is its own: weights, statistics and result included. Methods for
 single kernels get the bank `up`; those for whole banks `up`, `gate` and `down`. Statistics are random, of full rank; those
@@ -31,7 +31,7 @@ from moejax.core.spec import build_method, methods
 from moejax.evals.timing import environment
 from moejax.linear.dense import Dense
 
-_METHODS = flags.DEFINE_list("methods", None, "Files of moejax/compress; by default all that make weights smaller.")
+_METHODS = flags.DEFINE_list("methods", None, "Files of moejax/compress, a field after a colon; by default all.")
 _EXPERTS = flags.DEFINE_integer("experts", 8, "Experts E.", 1)
 _DIM = flags.DEFINE_integer("dim", 4096, "Width D.", 2)
 _EXPERT_DIM = flags.DEFINE_integer("expert_dim", 14336, "Hidden width F.", 2)
@@ -87,7 +87,9 @@ def statistics(kinds: tuple[str, ...], depth: int, width: int) -> LeafStatistics
 
 def measure(method: str) -> dict[str, Any]:
     """Runs one method in this process."""
-    spec = build_method("compress", method)
+    name, _, option = method.partition(":")
+    key, _, value = option.partition("=")
+    spec = build_method("compress", {"name": name, **({key: json.loads(value)} if option else {})})
     names = ("up", "gate", "down") if hasattr(spec, "compress_bank") else ("up",)
     experts: dict[str, Any] = kernels(names)
     own = {}
@@ -130,7 +132,7 @@ def main(_: list[str]) -> None:
         return
     known = {name for name, cls in methods("compress").items() if not hasattr(cls, "convert")}
     chosen = _METHODS.value or sorted(known)
-    if wrong := [name for name in chosen if name not in known]:
+    if wrong := [name for name in chosen if name.partition(":")[0] not in known]:
         sys.exit(f"error: --methods: {wrong[0]!r} is unknown.{did_you_mean(wrong[0], known)}")
     path = pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None
     result = json.loads(path.read_text()) if path and path.exists() else {"rows": []}
