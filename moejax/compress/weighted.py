@@ -111,11 +111,14 @@ def _by_gram(kernel: np.ndarray, left: Weight, right: Weight, limit: int) -> _Pa
     """For D <= F: P and s^2 are the eigenvectors and -values of B W R W^T B^T, where R needs no root."""
     once = _root_times(left, kernel)
     gram = once @ _weight_times(right, once.T)
-    values, p = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False)
+    total, size = float(np.trace(gram)), len(gram)
+    if not size:  # a weight of zeros
+        return kernel[:, :0], kernel[:0], np.zeros(0), 0.0
+    wanted = (max(size - max(limit, 1), 0), size - 1)
+    values, p = scipy.linalg.eigh(gram, overwrite_a=True, check_finite=False, driver="evr", subset_by_index=wanted)
     spectrum = np.sqrt(np.maximum(values[::-1], 0.0))
-    largest = spectrum[0] if len(spectrum) else 0.0
-    kept = min(int(np.count_nonzero(spectrum > _GRAM_TOLERANCE * largest)), limit)
-    rest = float(np.sum(spectrum[limit:] ** 2))
+    rest = max(total - float(np.sum(spectrum[:limit] ** 2)), 0.0) if limit < size else 0.0
+    kept = min(int(np.count_nonzero(spectrum > _GRAM_TOLERANCE * spectrum[0])), limit)
     spectrum, p = spectrum[:kept], p[:, ::-1][:, :kept]
     v = (p.T @ once) / spectrum[:, None]
     if left is None:

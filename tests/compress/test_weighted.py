@@ -85,6 +85,9 @@ def test_of_low_rank_and_zero_kernels(solver):
     np.testing.assert_allclose(made.u[:, :2] @ made.v[:2], low, atol=1e-9)
     zero = factorise(np.zeros((4, 3)), exact_up_to=solver)
     assert not np.any(zero.u @ zero.v)
+    blind = factorise(low, left=np.zeros((7, 7)), exact_up_to=solver)
+    np.testing.assert_allclose(blind.u[:, :2] @ blind.v[:2], low, atol=1e-9)
+    assert not np.any(blind.spectrum)
 
 
 def test_largest_rank():
