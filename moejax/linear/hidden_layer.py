@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
-from moejax_kernels.lowrank_matmul import grouped_lowrank_ffn
+from moejax_kernels.lowrank_matmul import batched_lowrank_ffn, grouped_lowrank_ffn
 
 from moejax.core.layouts import Buffers, Layout, Ragged
 from moejax.linear.epilogue import add_bias
@@ -59,23 +59,19 @@ def _fused(
     up_bias: Float[Array, "E F"] | None = None,
     activation: str | None,
 ) -> Layout:
-    tokens = x.tokens.reshape(-1, x.tokens.shape[-1])
-    sizes = x.group_sizes if isinstance(x, Ragged) else jnp.full(x.tokens.shape[:1], x.tokens.shape[1], jnp.int32)
-    rows = grouped_lowrank_ffn(
-        tokens,
-        _factors(up, tokens.dtype),
-        _factors(down, tokens.dtype),
-        sizes,
-        gate=None if gate is None else _factors(gate, tokens.dtype),
-        up_bias=None if up_bias is None else up_bias.astype(tokens.dtype),
-        activation=activation,
-        up_ranks=_ranks(up),
-        gate_ranks=None if gate is None else _ranks(gate),
-        down_ranks=_ranks(down),
-    )
+    dtype = x.tokens.dtype
+    told: dict[str, Any] = {
+        "gate": None if gate is None else _factors(gate, dtype),
+        "up_bias": None if up_bias is None else up_bias.astype(dtype),
+        "up_ranks": _ranks(up),
+        "gate_ranks": None if gate is None else _ranks(gate),
+        "down_ranks": _ranks(down),
+    }
+    factors = _factors(up, dtype), _factors(down, dtype)
     if isinstance(x, Ragged):
+        rows = grouped_lowrank_ffn(x.tokens, *factors, x.group_sizes, activation=activation, **told)
         return dataclasses.replace(x, tokens=rows)
-    return Buffers(rows.reshape(*x.tokens.shape[:2], rows.shape[-1]))
+    return Buffers(batched_lowrank_ffn(x.tokens, *factors, activation=activation, **told))
 
 
 def _factors(leaf: LowRank, dtype: Any) -> tuple[Array, Array]:

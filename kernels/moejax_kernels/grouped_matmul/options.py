@@ -39,10 +39,10 @@ def options_for(
     known: tuple[str, ...],
     *,
     dtype: Any,
-    preferred_element_type: Any,
-    tiling: tuple[int, ...] | None,
-    precision: str | jax.lax.Precision | None,
-    interpret: Any,
+    preferred_element_type: Any = None,
+    tiling: tuple[int, ...] | None = None,
+    precision: str | jax.lax.Precision | None = None,
+    interpret: Any = False,
 ) -> Options:
     """What an entry's settings mean for operands of `dtype`. Raises ValueError as `platforms.choose_implementation`."""
     name = choose_implementation(implementation, known, dtype, interpret=interpret)

@@ -2,6 +2,7 @@
 
 from moejax_kernels.lowrank_matmul.api import (
     IMPLEMENTATIONS,
+    batched_lowrank_ffn,
     grouped_lowrank_ffn,
     grouped_lowrank_matmul,
     lowrank_attention,
@@ -11,6 +12,7 @@ from moejax_kernels.lowrank_matmul.api import (
 
 __all__ = [
     "IMPLEMENTATIONS",
+    "batched_lowrank_ffn",
     "grouped_lowrank_ffn",
     "grouped_lowrank_matmul",
     "lowrank_attention",

@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from moejax_kernels.activations import check_activation
 from moejax_kernels.grouped_matmul.checks import check_floating, check_group_sizes
 from moejax_kernels.grouped_matmul.options import options_for
-from moejax_kernels.lowrank_matmul import gradients
+from moejax_kernels.lowrank_matmul import batched, gradients
 from moejax_kernels.lowrank_matmul.biases import add_component, add_to_heads, widen
-from moejax_kernels.lowrank_matmul.checks import check_bias, check_factors, check_heads, check_ranks
+from moejax_kernels.lowrank_matmul.checks import check_bias, check_factors, check_ffn, check_heads, check_ranks
 
 IMPLEMENTATIONS = ("reference", "xla", "pallas_tpu", "pallas_gpu")
 Factors = Any  # u and v as (Array, Array); their number, shapes and dtypes are checked with messages
@@ -29,9 +28,17 @@ Factors = Any  # u and v as (Array, Array); their number, shapes and dtypes are 
 def lowrank_matmul(
     x: Float[Array, "M D"], u: Float[Array, "..."], v: Float[Array, "..."], **settings: Any
 ) -> Float[Array, "M F"]:
-    """(x u) v with u [D R] and v [R F]. Settings and errors as for `grouped_lowrank_matmul`. FLOPs: 2 R (D + F) per row."""
+    """(x u) v with u [D R] and v [R F]. Settings and errors as for `grouped_lowrank_matmul`. FLOPs: 2 R (D + F) per row.
+
+    'xla' multiplies all rows at once, without tiles: for one group a loop over blocks holds more than the [M R] it saves.
+    """
     _check_rows(x)
     check_factors("(u, v)", (u, v), x.shape[1])
+    dtype = check_floating(x=x, u=u, v=v)
+    options = options_for(**({"implementation": None} | settings), known=IMPLEMENTATIONS, dtype=dtype)
+    if options.implementation == "xla":
+        with jax.named_scope("lowrank_matmul_xla"):
+            return batched.through(x, (u, v), options).astype(options.dtype)
     return grouped_lowrank_matmul(x, u[None], v[None], _one_group(x), **settings)
 
 
@@ -123,26 +130,9 @@ def grouped_lowrank_ffn(
     FLOPs per row: 2 R (D + F) + 2 S (F + O), and 2 R (D + F) again with a gate; a bias counts as one more R, and x is copied.
     """
     _check_rows(x)
-    experts = group_sizes.shape[0]
-    check_factors("up", up, x.shape[1], experts=experts)
-    check_factors("down", down, up[1].shape[2], experts=experts)
-    check_group_sizes(group_sizes, x.shape[0], experts)
-    if gate is not None:
-        check_factors("gate", gate, x.shape[1], experts=experts)
-        check_ranks("gate_ranks", gate_ranks, gate)
-        if gate[1].shape[2] != up[1].shape[2]:
-            raise ValueError(
-                f"gate is {gate[1].shape[2]} wide and up {up[1].shape[2]}; they are multiplied, so make them one."
-            )
-    elif gate_ranks is not None:
-        raise ValueError("gate_ranks is given and gate is not; leave it out or pass a gate.")
-    check_ranks("up_ranks", up_ranks, up)
-    check_ranks("down_ranks", down_ranks, down)
-    check_activation(activation)
-    check_bias("up_bias", up_bias, (experts, up[1].shape[2]))
-    operands = {"up": up, "gate": gate, "down": down}
-    named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
-    dtype = check_floating(x=x, **named, **_present(up_bias=up_bias))
+    ranks = (up_ranks, gate_ranks, down_ranks)
+    dtype = check_ffn(x, up, gate, down, up_bias, ranks, group_sizes.shape[0], activation)
+    check_group_sizes(group_sizes, x.shape[0], group_sizes.shape[0])
     options = options_for(
         implementation,
         IMPLEMENTATIONS,
@@ -154,10 +144,40 @@ def grouped_lowrank_ffn(
     )
     if up_bias is not None:
         x, up, up_ranks = add_component(x, up, up_bias, up_ranks)
-        gate = None if gate is None else widen(gate)
-    ranks = (up_ranks, gate_ranks, down_ranks)
+        gate, ranks = None if gate is None else widen(gate), (up_ranks, gate_ranks, down_ranks)
     with jax.named_scope(f"grouped_lowrank_ffn_{options.implementation}"):
         return gradients.ffn(x, up, gate, down, group_sizes, ranks, activation, options)
+
+
+def batched_lowrank_ffn(
+    x: Float[Array, "E C D"],
+    up: Factors,
+    down: Factors,
+    *,
+    gate: Factors | None = None,
+    up_bias: Float[Array, "..."] | None = None,
+    activation: str | None,
+    up_ranks: Int[Array, "..."] | None = None,
+    gate_ranks: Int[Array, "..."] | None = None,
+    down_ranks: Int[Array, "..."] | None = None,
+    **settings: Any,
+) -> Float[Array, "E C F2"]:
+    """`grouped_lowrank_ffn` of buffers: as many rows for each expert, all of them computed.
+
+    Settings and errors as there, but that the tiling of 'xla' is one number: the most hidden numbers of a block.
+    """
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {x.shape}; buffers are [E C D].")
+    ranks: dict[str, Any] = {"up_ranks": up_ranks, "gate_ranks": gate_ranks, "down_ranks": down_ranks}
+    dtype = check_ffn(x, up, gate, down, up_bias, tuple(ranks.values()), x.shape[0], activation)
+    options = options_for(**({"implementation": None} | settings), known=IMPLEMENTATIONS, dtype=dtype)
+    if options.implementation == "xla":
+        cut = [pair and gradients.cut_factors(pair, rank)[0] for pair, rank in zip((up, gate, down), ranks.values())]
+        with jax.named_scope("batched_lowrank_ffn_xla"):
+            return batched.ffn(x, (cut[0], cut[1], cut[2], up_bias), activation, options)
+    rows, sizes = x.reshape(-1, x.shape[2]), jnp.full(x.shape[:1], x.shape[1], jnp.int32)
+    told: dict[str, Any] = {"gate": gate, "up_bias": up_bias, "activation": activation}
+    return grouped_lowrank_ffn(rows, up, down, sizes, **told, **ranks, **settings).reshape(*x.shape[:2], -1)
 
 
 def lowrank_attention(

@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from moejax_kernels.activations import check_activation
+from moejax_kernels.grouped_matmul.checks import check_floating
+
 
 def check_factors(name: str, factors: Any, depth: int, *, experts: int | None = None) -> None:
     """Raises ValueError unless `factors` is a pair u [D R], v [R F] (with `experts`: [E D R], [E R F]) and D is `depth`."""
@@ -48,6 +51,34 @@ def check_ranks(name: str, ranks: Any, factors: Any) -> None:
         raise ValueError(
             f"{name}[{values.argmax()}]={values.max()} is more than the {most} components that are stored."
         )
+
+
+def check_ffn(
+    x: Any, up: Any, gate: Any, down: Any, up_bias: Any, ranks: Any, experts: int, activation: str | None
+) -> jnp.dtype:
+    """The dtype of all operands of a low-rank FFN whose rows [... D] have E groups. ranks: of up, gate and down.
+
+    Raises ValueError for what does not fit.
+    """
+    check_factors("up", up, x.shape[-1], experts=experts)
+    check_factors("down", down, up[1].shape[2], experts=experts)
+    up_ranks, gate_ranks, down_ranks = ranks
+    if gate is not None:
+        check_factors("gate", gate, x.shape[-1], experts=experts)
+        check_ranks("gate_ranks", gate_ranks, gate)
+        if gate[1].shape[2] != up[1].shape[2]:
+            raise ValueError(
+                f"gate is {gate[1].shape[2]} wide and up {up[1].shape[2]}; they are multiplied, so make them one."
+            )
+    elif gate_ranks is not None:
+        raise ValueError("gate_ranks is given and gate is not; leave it out or pass a gate.")
+    check_ranks("up_ranks", up_ranks, up)
+    check_ranks("down_ranks", down_ranks, down)
+    check_activation(activation)
+    check_bias("up_bias", up_bias, (experts, up[1].shape[2]))
+    operands = {"up": up, "gate": gate, "down": down}
+    named = {f"{name} {side}": f for name, pair in operands.items() if pair for side, f in zip("uv", pair, strict=True)}
+    return check_floating(x=x, **named, **({} if up_bias is None else {"up_bias": up_bias}))
 
 
 def check_bias(name: str, bias: Any, shape: tuple[int, ...]) -> None:
