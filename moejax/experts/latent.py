@@ -58,10 +58,9 @@ class LatentExperts(FactorisedExperts):
     def materialise(self, params: Any) -> dict[str, Array]:
         """Weights of the experts from full width to full width: gate and up [E D F], down [E F D], biases [E F] and [E D]."""
         weights = self.dense_bank.materialise({n: leaf for n, leaf in params.items() if n not in ("descend", "ascend")})
-        into = {
-            n: jnp.einsum("DR,ERF->EDF", params["descend"].kernel, weights[n]) for n in ("gate", "up") if n in weights
-        }
-        weights |= into
+        for name in ("gate", "up"):
+            if name in weights:
+                weights[name] = jnp.einsum("DR,ERF->EDF", params["descend"].kernel, weights[name])
         if not self.ascend:
             return weights
         out = params["ascend"].kernel

@@ -65,7 +65,8 @@ def init_low_rank(
     v = bank.draw(named(key, "v"), (num_experts, width, outputs), (variance * inputs / width) ** 0.5)
     if len(set(ranks)) == 1:
         return LowRank(u, v)
-    return LowRank(u, v * _scale(ranks)[:, None, None], ranks).cleared().replace(ranks=ranks)
+    cut = LowRank(u, v * _scale(ranks)[:, None, None], ranks).cleared()  # zeros beyond the ranks
+    return dataclasses.replace(cut, ranks=ranks)
 
 
 def _scale(ranks: tuple[int, ...]) -> Float[Array, "E"]:

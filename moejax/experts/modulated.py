@@ -57,7 +57,7 @@ class ModulatedExperts(FactorisedExperts):
 
     def apply(self, params: Any, x: Layout, *, key: PRNGKeyArray | None = None) -> Layout:
         """Each row through the shared layer, modulated by its expert, in the dtype of x."""
-        up_bias, down_bias = (self._bias(params, name) for name in ("up_bias", "down_bias"))
+        up_bias, down_bias = (self._shared_bias(params, name) for name in ("up_bias", "down_bias"))
         x = self._modulate(params, x, "input")
         hidden = params["up"].grouped_matmul(x, bias=up_bias, activation=self.activation)
         hidden = self._dropout(self._modulate(params, hidden, "hidden"), key, "hidden")
@@ -67,7 +67,7 @@ class ModulatedExperts(FactorisedExperts):
     def materialise(self, params: Any) -> dict[str, Array]:
         """The MLP that each expert is: up [E D F], up_bias [E F], down [E F D], down_bias [E D]."""
         gamma, beta = params["gamma"], params["beta"]
-        weights = {name: self._bias(params, name) for name in ("up_bias", "down_bias")}
+        weights = {name: self._shared_bias(params, name) for name in ("up_bias", "down_bias")}
         for name in ("up", "down"):
             kernel = params[name].materialise()
             weights[name] = jnp.broadcast_to(kernel, (gamma.shape[0], *kernel.shape[-2:]))
@@ -106,7 +106,7 @@ class ModulatedExperts(FactorisedExperts):
             return x
         return add_bias(times_own_scale(x, params["gamma"]), params["beta"])
 
-    def _bias(self, params: Any, name: str) -> Float[Array, "E F"]:
+    def _shared_bias(self, params: Any, name: str) -> Float[Array, "E F"]:
         rows = params[name].materialise()
         rows = rows.reshape(-1, rows.shape[-1])
         return jnp.broadcast_to(rows, (params["gamma"].shape[0], rows.shape[-1]))

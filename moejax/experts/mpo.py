@@ -91,7 +91,7 @@ class MpoExperts(FactorisedExperts):
 
 def _gated(leaf: Any, trains: Bool[Array, ""]) -> Any:
     """The leaf with a central tensor of the same value, whose gradient is zero unless `trains`."""
-    return leaf.replace(central=stop_unless(trains, leaf.central)) if isinstance(leaf, Mpo) else leaf
+    return dataclasses.replace(leaf, central=stop_unless(trains, leaf.central)) if isinstance(leaf, Mpo) else leaf
 
 
 def stop_unless(trains: Bool[Array, ""], value: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -17,6 +17,7 @@ from moejax.core.rng import named
 from moejax.experts.factorised import FactorisedExperts
 from moejax.experts.low_rank import init_low_rank
 from moejax.experts.ranks import check_rank, cut_ranks, stored_ranks
+from moejax.linear.dense import Dense
 from moejax.linear.residual import Residual
 
 
@@ -57,7 +58,7 @@ class ResidualExperts(FactorisedExperts):
             variance = self.residual_share * self.variance(inputs, outputs)
             return init_low_rank(self, key, self.rank, num_experts, (inputs, outputs), variance)
         dense = self.init_dense_leaf(key, num_experts, inputs, outputs)
-        return dense.replace(kernel=math.sqrt(self.residual_share) * dense.kernel)
+        return Dense(math.sqrt(self.residual_share) * dense.kernel)
 
     def leaf_params(self, name: str, num_experts: int, inputs: int, outputs: int) -> int:
         """D F of the core; E times that, or the sum of ranks times inputs + outputs, of the residuals."""

@@ -10,7 +10,18 @@ from moejax.core.spec import build_method, methods
 
 METHOD_ROOMS = ("routing", "experts", "tasks", "compress")
 ROUTERS = {"top_k", "expert_choice", "soft", "merge", "hash", "uniform"}
-EXPERTS = {"mlp", "swiglu"}
+EXPERTS = {
+    "mlp",
+    "swiglu",
+    "low_rank",
+    "latent",
+    "basis",
+    "multilinear",
+    "mpo",
+    "residual",
+    "modulated",
+    "product_keys",
+}
 
 
 def method_modules(library):
