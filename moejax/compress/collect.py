@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from moejax.compress.example_gradients import GRADIENT_FIELDS, Factors, build_gradient_sums, normalised
+from moejax.compress.example_gradients import GRADIENT_FIELDS, Sums, build_gradient_sums, normalised
 from moejax.compress.observed_params import Slots, make_slots, observed, weights_in
 from moejax.compress.statistics import KINDS, LeafStatistics
 from moejax.core.errors import SpecError, did_you_mean
@@ -50,6 +50,7 @@ def collect(
     num_rows: int = 64,
     chunk: int = 8,
     passes: int = 1,
+    gradient_batches: int | None = None,
 ) -> Collected:
     """Statistics of `kinds` (`statistics.KINDS`) for the weights whose names `only` is found in; None: for all.
 
@@ -58,7 +59,8 @@ def collect(
     in front, on one device or sharded over several.
     num_rows: sampled per batch and expert, kind 'rows'. chunk: examples whose gradients are held at once (memory: chunk
     times the weights). passes: over the data for the kind 'kronecker', each with the factors of the one before; above 1
-    `batches` must be a list, or something else that can be read again.
+    `batches` must be a list, or something else that can be read again. gradient_batches: how many batches, from the first
+    on, the gradient kinds take, which cost far more; None: all.
     Plain arrays [D F] and [E D F] count as weights where all kinds come from gradients: they do not tell what they multiply.
     Beside a bank of experts whose weights are chosen, the layer's router appears as '.../router': what it read.
     Raises SpecError for unknown kinds, a pattern that finds no weight, no data, a weight that the result does not depend
@@ -66,6 +68,8 @@ def collect(
     """
     begin = time.perf_counter()
     fields = _fields(kinds)
+    if gradient_batches is not None and gradient_batches < 1:
+        raise SpecError(f"gradient_batches={gradient_batches} must be at least 1, or None for all.")
     if passes < 1 or (passes > 1 and iter(batches) is batches):
         raise SpecError(
             f"passes={passes} needs at least 1, and above 1 batches that can be read again, such as a list."
@@ -73,16 +77,20 @@ def collect(
     gradient_fields = tuple(name for name in fields if name in GRADIENT_FIELDS)
     weights = weights_in(params, only, arrays=gradient_fields == fields)
     slots = make_slots(params, weights, fields, num_rows=num_rows)
-    totals = _Totals()
-    step = _build_step(function, loss or function, tuple(weights), gradient_fields, chunk)
-    factors = Factors.identities(weights) if "kronecker_in" in gradient_fields else None
-    for number in range(passes):
+    forward = _forward_sums(function) if slots else None
+    totals, factors = _Totals(), None
+    for number in range(passes if gradient_fields else 1):
         if number:
             factors = normalised(totals.taken("kronecker_in"), totals.taken("kronecker_out"))
-            slots = {}
-            step = _build_step(function, loss or function, tuple(weights), ("kronecker_in", "kronecker_out"), chunk)
+            forward, gradient_fields = None, ("kronecker_in", "kronecker_out")
+        of_examples = jax.jit(build_gradient_sums(loss or function, tuple(weights), gradient_fields, chunk))
         for index, batch in enumerate(batches):
-            totals.add(jax.device_get(step(slots, params, batch, factors)), batch=index)
+            found = {} if forward is None else forward(slots, params, batch)
+            if gradient_fields and (gradient_batches is None or index < gradient_batches):
+                found = _merged(found, of_examples(params, batch, factors))
+            if not found:
+                break
+            totals.add(jax.device_get(found), batch=index)
             totals.examples += 0 if number else _num_examples(batch)
     if not totals.examples:
         raise SpecError("batches gave no example; there is nothing to collect from.")
@@ -100,26 +108,19 @@ def _fields(kinds: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(field for kind in kinds for field in KINDS[kind]))
 
 
-def _build_step(
-    function: Apply, loss: Apply, names: tuple[str, ...], fields: tuple[str, ...], chunk: int
-) -> Callable[[Slots, Any, Any, Factors | None], dict[str, dict[str, jax.Array]]]:
-    """One batch -> sums by weight and field."""
-    gradient_sums = build_gradient_sums(loss, names, fields, chunk) if fields else None
+def _forward_sums(function: Apply) -> Callable[[Slots, Any, Any], Sums]:
+    """(slots, params, batch) -> sums by weight and field."""
 
     def total(slots: Slots, params: Any, batch: Any) -> jax.Array:
         found = function(observed(params, slots), batch)
         floats = [leaf for leaf in jax.tree.leaves(found) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         return sum((jnp.sum(leaf.astype(jnp.float32)) for leaf in floats), jnp.zeros((), jnp.float32))
 
-    @jax.jit
-    def step(slots: Slots, params: Any, batch: Any, factors: Factors | None) -> dict[str, dict[str, jax.Array]]:
-        sums = {name: dict(own) for name, own in jax.grad(total)(slots, params, batch).items()} if slots else {}
-        if gradient_sums is not None:
-            for name, own in gradient_sums(params, batch, factors).items():
-                sums[name] = sums.get(name, {}) | own
-        return sums
+    return jax.jit(jax.grad(total))
 
-    return step
+
+def _merged(one: Sums, other: Sums) -> Sums:
+    return {name: one.get(name, {}) | other.get(name, {}) for name in one | other}
 
 
 class _Totals:

@@ -29,19 +29,6 @@ class Factors:
     inside: dict[str, Array]
     outside: dict[str, Array]
 
-    @classmethod
-    def identities(cls, weights: Mapping[str, tuple[int, ...]]) -> "Factors":
-        """What the first pass begins with; weights: name -> shape [... D F]."""
-
-        def eye(shape: tuple[int, ...], axis: int) -> Array:
-            size = shape[axis]
-            return jnp.broadcast_to(jnp.eye(size), (*shape[:-2], size, size))
-
-        return cls(
-            {name: eye(shape, -2) for name, shape in weights.items()},
-            {name: eye(shape, -1) for name, shape in weights.items()},
-        )
-
 
 def normalised(inside: Mapping[str, np.ndarray], outside: Mapping[str, np.ndarray]) -> Factors:
     """Each matrix divided by its Frobenius norm: only its direction matters. Zeros become the identity again."""
@@ -59,7 +46,7 @@ def build_gradient_sums(
 ) -> Callable[[Any, Any, Factors | None], Sums]:
     """(params, batch, factors) -> sums over the examples of the batch, as LeafStatistics defines them.
 
-    A weight of any type of leaf is taken as the dense kernel that it stands for. Examples are computed `chunk` at a time
+    factors: None for identities. A weight of any type of leaf is taken as the dense kernel that it stands for. Examples are computed `chunk` at a time
     (the largest divisor of the batch that is not above it). Raises SpecError for a chunk below 1.
     """
     if chunk < 1:
@@ -101,11 +88,12 @@ def _sums(
         elif field == "fisher_rows":
             found[field] = squares.sum((0, -1))
         else:
-            assert factors is not None
             turned = jnp.swapaxes(gradients, -1, -2)
             left, right = (gradients, turned) if field == "kronecker_in" else (turned, gradients)
-            middle = factors.outside[name] if field == "kronecker_in" else factors.inside[name]
-            inner = jnp.einsum("B...DF,...FH->B...DH", left, middle, precision=_HIGHEST)
+            inner = left
+            if factors is not None:
+                middle = factors.outside[name] if field == "kronecker_in" else factors.inside[name]
+                inner = jnp.einsum("B...DF,...FH->B...DH", left, middle, precision=_HIGHEST)
             found[field] = jnp.einsum("B...DH,B...HT->...DT", inner, right, precision=_HIGHEST)
     return found
 

@@ -298,6 +298,7 @@ def test_sums_that_are_not_finite_stop_with_the_name_of_the_layer():
         ({"batches": []}, "no example"),
         ({"passes": 2, "batches": iter([])}, "can be read again"),
         ({"kinds": ("fisher",), "chunk": 0}, "chunk=0"),
+        ({"gradient_batches": 0}, "gradient_batches=0"),
     ],
 )
 def test_wrong_arguments_are_refused(change, message):

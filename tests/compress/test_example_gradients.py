@@ -85,6 +85,21 @@ def test_forward_and_gradient_kinds_come_from_one_pass_and_two_functions():
     assert own.count == own.examples == found.examples == 12
 
 
+def test_gradients_may_come_from_fewer_batches():
+    batches = [data(1), data(2), data(3)]
+    found = collect(
+        lambda p, b: p["w"].matmul(b["x"]), params(), batches, ("absolute", "fisher", "kronecker"), loss=loss,
+        gradient_batches=2, passes=2,
+    )  # fmt: skip
+    own, few = (
+        found.statistics["w"],
+        collect(loss, params(), batches[:2], ("fisher", "kronecker"), passes=2).statistics["w"],
+    )
+    assert (own.count, own.examples, found.examples) == (18, 12, 18)
+    for field in ("fisher", "kronecker_in", "kronecker_out"):
+        np.testing.assert_allclose(getattr(own, field), getattr(few, field), rtol=1e-5)
+
+
 def test_plain_arrays_and_factorised_leaves_count_as_the_kernels_they_stand_for():
     kernel = draw(0, 3, 2)
     u, _, _ = np.linalg.svd(kernel)
