@@ -25,7 +25,7 @@ from moejax.evals.timing import interleaved
 from moejax.evals.weight_costs import num_params
 from moejax.linear.structure import describe
 
-Method = str | Mapping[str, Any]  # a name of moejax/compress, or {'name': ..., field: value}
+Method = str | dict[str, Any]  # a name of moejax/compress, or {'name': ..., field: value}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,7 +122,7 @@ def measure_cell(
         "warnings": list(found.report.warnings),
     }
     for name in ("plain_error", "data_error"):
-        values = [error[name] for error in errors.values() if error[name] is not None]
+        values = [value for error in errors.values() if (value := error[name]) is not None]
         record[name] = float(np.mean(values)) if values else None
     return record, found.params
 
@@ -155,10 +155,12 @@ def measure_structures(subject: Subject, params: Mapping[str, Any], *, rounds: i
     """
     inputs = jax.numpy.asarray(subject.inputs)
     reference = jax.jit(subject.apply)
-    programs, found = {}, {}
+    programs: dict[str, Any] = {}
+    found: dict[str, dict[str, Any]] = {}
     for name, tree in params.items():
         program = jax.jit(subject.apply).lower(tree, inputs).compile()
         memory = program.memory_analysis()
+        assert memory is not None  # only backends that are not XLA know nothing
         dense = np.asarray(reference(materialise(tree, like=subject.params), inputs), np.float64)
         deviation = np.abs(np.asarray(program(tree, inputs), np.float64) - dense).max() / max(
             np.abs(dense).max(), 1e-30

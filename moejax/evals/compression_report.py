@@ -60,7 +60,7 @@ def _details(result: Result, methods: Sequence[str], budgets: Sequence[float]) -
             if not cells:
                 continue
             speed = result["structures"].get(cells[0]["structure"], {})
-            quality = [f"{_mean(cells, lambda cell, n=name: cell['quality'][n]):.4f}" for name in names]
+            quality = [f"{statistics.fmean(cell['quality'][name] for cell in cells):.4f}" for name in names]
             lines.append(
                 _row([
                     method,

@@ -27,6 +27,7 @@ class TextEncoderSubject:
     """An encoder, tokens [N T] that are held out and tokens by seed for calibration; both without padding.
 
     batch_size: texts at once, of calibration, quality and `inputs`. passes: over the calibration data for Kronecker factors.
+    gradient_batches: how many batches the kinds from single gradients take.
     """
 
     name: str
@@ -36,6 +37,7 @@ class TextEncoderSubject:
     held_out: Int[np.ndarray, "N T"]
     batch_size: int = 32
     passes: int = 2
+    gradient_batches: int = 2
     only: str = r"blocks/\d+/(attention/(query|key|value|out)|feed_forward/(up|down))$"
     headline: str = "cosine"
 
@@ -69,6 +71,7 @@ class TextEncoderSubject:
             only=only or self.only,
             loss=lambda params, batch: jnp.sum(self.apply(params, batch["tokens"]) * batch["noise"]),
             passes=passes,
+            gradient_batches=self.gradient_batches,
         )
 
     def quality(self, params: Any) -> dict[str, float]:

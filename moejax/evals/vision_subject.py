@@ -140,7 +140,7 @@ def _picture_by_picture(model: Any) -> Any:
     moe = getattr(model, "moe", None)
     if not isinstance(moe, MoE):
         return model
-    router = moe.router
+    router: Any = moe.router
     if moe.router.plan_type is not TokenChoice:
         return dataclasses.replace(model, moe=dataclasses.replace(moe, group_size=None))
     if hasattr(router, "capacity_factor"):
