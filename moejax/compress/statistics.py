@@ -32,7 +32,8 @@ class LeafStatistics:
     """Sums for one kernel [D F]; for a bank [E D F] every field has a leading E.
 
     count []: rows that are not all zero, as padding is. second_moment [D D]: of x x^T. absolute [D]: of |x|.
-    output_sum [F], output_square [F]: of x w and of its square. rows [N D]: some of the rows x.
+    output_sum [F], output_square [F]: of x w and of its square. rows [N D]: some of the rows x; in a bank,
+    experts that have fewer end with zeros.
     examples []: gradients G [D F], one per example. fisher [D F]: of G^2. fisher_rows [D]: of G^2 over rows of the kernel,
     the sum over F. kronecker_in [D D], kronecker_out [F F]: of G B G^T and G^T A G, where B and A are those of
     the pass before (identities in the first).
