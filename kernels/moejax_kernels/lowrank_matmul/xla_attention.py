@@ -56,7 +56,9 @@ def attention(tokens: Arrays, factors: Arrays, *, causal: bool, options: Options
 
         return lax.fori_loop(0, tiles, one_row, carry)
 
-    out = jnp.zeros((batch, tiles * block, heads * width), options.dtype)
+    # All of it is written. Made from the tokens, as zeros would be filled, and held, before anything else in the program.
+    start = tokens[2][:, :, :1].astype(options.dtype)
+    out = jnp.broadcast_to(start, (batch, tiles * block, heads * width))
     carry = vary_like((out, jnp.zeros((batch, heads, tiles * block), jnp.float32)), tokens[0])
     out, logsumexp = lax.fori_loop(0, batch * heads, one_head, carry)
     return out[:, :length], logsumexp[:, :, :length]
