@@ -2,9 +2,9 @@
 
   python experiments/compressed_inference.py --output experiments/results/compressed_inference.json
 
-Weights are random, cut by plain SVD: neither time nor memory depends on what they hold. All variants of a model run in turn in
-one process; times are medians over rounds, ratios medians of the ratio to the dense model in the same round. Memory is what
-the compiled program takes beside its arguments, and the parameters' bytes.
+Weights and factors are random, of the rank that the budget leaves: neither time nor memory depends on what they hold. All
+variants of a model run in turn in one process; times are medians over rounds, ratios medians of the ratio to the dense model
+in the same round. Memory is what the compiled program takes beside its arguments, and the parameters' bytes.
   dense            the uncompressed model
   two products     every low-rank feed-forward layer keeps its hidden rows in memory
   fused            none does, however small (`linear.hidden_layer`)
@@ -25,11 +25,12 @@ import jax.numpy as jnp
 import step_times
 from absl import app, flags
 
-from moejax.compress import compress
+from moejax.compress.weights import Weight, find, replace
 from moejax.core.segments import split_segments
 from moejax.core.spec import build_method
 from moejax.evals.timing import environment, interleaved, medians, ratios
 from moejax.linear import hidden_layer
+from moejax.linear.low_rank import LowRank
 from moejax.models.text_encoder import TextEncoder
 from moejax.train.memory import keep_freed_memory
 
@@ -42,8 +43,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 WEIGHTS = r"(attention/(query|key|value|out)|feed_forward/(up|down)|experts/(up|down))$"
 WIDE = "size=S/32,moe=every2,experts=8,num_classes=1000"
 NEVER = 1 << 62  # numbers of hidden rows that no layer has
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-Program = Callable[..., Any]
+CONFIGS = pathlib.Path(__file__).resolve().parent.parent / "configs" / "vit"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ class Case:
     """A model: its forward pass (params, inputs) and others by variant, its parameters and inputs."""
 
     name: str
-    apply: Program
-    others: dict[str, Program]
+    apply: Callable[..., Any]
+    others: dict[str, Callable[..., Any]]
     params: Any
     inputs: jax.Array
 
@@ -68,7 +68,7 @@ def encoder() -> Case:
 
 def transformer(name: str, file: str, argument: str, pictures: int) -> Case:
     """The V-MoE of a config, evaluated on so many pictures in float32."""
-    config = step_times.read_config(ROOT / "configs" / "vit" / file, argument)["model"] | {"dtype": "float32"}
+    config = step_times.read_config(CONFIGS / file, argument)["model"] | {"dtype": "float32"}
     model = build_method("models", config)
     params, state = model.init(jax.random.key(0))
     state = split_segments(state)
@@ -87,20 +87,24 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+def low_rank(weight: Weight) -> LowRank:
+    """Random factors that keep the budget's share of the kernel's numbers."""
+    *lead, depth, width = weight.shape
+    rank = max(int(_BUDGET.value * depth * width / (depth + width)), 1)
+    u, v = (jax.random.normal(jax.random.key(2), (*lead, *s)) * s[0] ** -0.5 for s in ((depth, rank), (rank, width)))
+    return LowRank(u, v)
+
+
 def programs(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """Compiled forward passes by variant, and the parameters of each."""
     dense = split_segments(case.params)
-    low = compress(dense, method="svd", budget=_BUDGET.value, only=WEIGHTS).params
+    low = replace(dense, {name: low_rank(weight) for name, weight in find(dense, WEIGHTS).items()})
     chosen = hidden_layer.LEAST_FUSED
     compiled: dict[str, Any] = {}
-    for variant, apply, params, least_fused in (
-        ("dense", case.apply, dense, chosen),
-        ("two products", case.apply, low, NEVER),
-        ("fused", case.apply, low, 0),
-        ("chosen", case.apply, low, chosen),
-        *((variant, other, low, chosen) for variant, other in case.others.items()),
-    ):
-        hidden_layer.LEAST_FUSED = least_fused
+    applies = dict.fromkeys(("dense", "two products", "fused", "chosen"), case.apply) | case.others
+    for variant, apply in applies.items():
+        params = dense if variant == "dense" else low
+        hidden_layer.LEAST_FUSED = {"two products": NEVER, "fused": 0}.get(variant, chosen)
         compiled[variant] = jax.jit(lambda p, x, apply=apply: apply(p, x)).lower(params, case.inputs).compile()
     hidden_layer.LEAST_FUSED = chosen
     return compiled, {variant: dense if variant == "dense" else low for variant in compiled}
