@@ -5,6 +5,7 @@ Source: MoBE (S053), the fit; the start is ours.
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -14,10 +15,12 @@ import optax
 from jaxtyping import Array, Float
 
 from moejax.compress.expert_bank import HostBank
+from moejax.compress.leading_directions import leading_directions
 from moejax.compress.output_clusters import cluster
 from moejax.linear.shared_basis import FUNCTIONS, SharedBasis
 
 SMALL = 0.1  # largest entry of a basis at the start; there f is nearly linear
+SKETCH = 256
 OWN_GROUP = 4.0  # logit of an expert's own basis at the start; of the others 0
 
 
@@ -27,12 +30,8 @@ def start_bases(host: HostBank, name: str, side: str, num_bases: int, rank: int,
     The experts' own factors are the exact least squares for them. Arrays are float32; a softmax makes alpha convex.
     """
     index = cluster(_subspace_cosines(host, name, side), num_bases, first=0)
-    leading = np.stack(
-        [
-            _leading([_tall(host, name, e, side) for e in range(host.num_experts) if index[e] == group], rank)
-            for group in range(num_bases)
-        ]
-    )
+    members = [np.flatnonzero(np.asarray(index) == group) for group in range(num_bases)]
+    leading = np.stack([leading_directions(_kernels(host, name, side, group), rank) for group in members])
     logits = OWN_GROUP * np.eye(num_bases)
     convex = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     bases = np.einsum("ij,jlr->ilr", np.linalg.inv(convex), leading)
@@ -51,18 +50,21 @@ def fit_bases(
     """The start, or what `steps` of Adam on the mean squared error of kernels / scale made of it where that is better."""
     if not steps:
         return start
-    target = jnp.asarray(host.kernels[name].astype(np.float32) / np.float32(scale))
-    moved = _adam(dataclasses.replace(start, own=start.own / jnp.float32(scale)), target, steps, learning_rate)
+    target = jnp.asarray(host.kernels[name])
+    moved = _adam(
+        dataclasses.replace(start, own=start.own / jnp.float32(scale)), target, jnp.float32(scale), steps, learning_rate
+    )
     moved = _with_exact_own(host, name, moved)
     return min((start, moved), key=lambda leaf: squared_error(host, name, leaf))
 
 
 def squared_error(host: HostBank, name: str, leaf: SharedBasis) -> float:
     """Of all kernels, in float64; infinite where the leaf is not finite."""
-    mixture, own = np.asarray(leaf.mixture(), np.float64), np.asarray(leaf.own, np.float64)
+    mixture, own = np.asarray(leaf.mixture()), np.asarray(leaf.own)
     total = 0.0
     for expert in range(host.num_experts):
-        factors = (mixture[expert], own[expert]) if leaf.side == "input" else (own[expert], mixture[expert])
+        pair = mixture[expert].astype(np.float64), own[expert].astype(np.float64)
+        factors = pair if leaf.side == "input" else pair[::-1]
         total += float(np.sum((host.kernel(name, expert) - factors[0] @ factors[1]) ** 2))
     return total if np.isfinite(total) else np.inf
 
@@ -74,32 +76,33 @@ def _tall(host: HostBank, name: str, expert: int, side: str) -> Float[np.ndarray
 
 
 def _subspace_cosines(host: HostBank, name: str, side: str) -> Float[np.ndarray, "E E"]:
-    """How much the column spaces of each two experts' kernels overlap: ||W_i^T W_j||^2, normalised; zero for zero kernels."""
+    """How much the column spaces of each two experts' kernels overlap: ||W_i^T W_j||^2, normalised; zero for zero kernels.
+
+    Of kernels with many columns, as many random mixtures of them as SKETCH.
+    """
     experts = host.num_experts
-    overlap = np.zeros((experts, experts))
-    for i in range(experts):
-        own = _tall(host, name, i, side)
-        for j in range(i, experts):
-            overlap[i, j] = overlap[j, i] = np.sum((own.T @ _tall(host, name, j, side)) ** 2)
+    narrow = min(host.kernels[name].shape[1:])
+    mixing = np.eye(narrow) if narrow <= SKETCH else np.random.default_rng(0).standard_normal((narrow, SKETCH))
+    tall = [_tall(host, name, expert, side) @ mixing for expert in range(experts)]
+    overlap = np.array([[np.sum((own.T @ other) ** 2) for other in tall] for own in tall])
     length = np.sqrt(np.diagonal(overlap))
     inverse = np.divide(1.0, length, out=np.zeros_like(length), where=length > 0)
     return overlap * inverse[:, None] * inverse[None, :]
 
 
-def _leading(kernels: list[np.ndarray], rank: int) -> Float[np.ndarray, "D R"]:
-    """The leading left singular vectors of all kernels side by side, orthonormal also where there are fewer."""
-    gram: Any = sum(kernel @ kernel.T for kernel in kernels)
-    return np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
+def _kernels(host: HostBank, name: str, side: str, experts: np.ndarray) -> Callable[[], Iterator[np.ndarray]]:
+    """Of these experts, one after the other."""
+    return lambda: (_tall(host, name, int(expert), side) for expert in experts)
 
 
 def _with_exact_own(host: HostBank, name: str, leaf: SharedBasis) -> SharedBasis:
     """The leaf with the least-squares factors for its mixtures; the least of them where they are not unique."""
-    mixture = np.asarray(leaf.mixture(), np.float64)
+    mixture = np.asarray(leaf.mixture())
     if not np.all(np.isfinite(mixture)):
         return leaf
     own = []
     for expert in range(host.num_experts):
-        tall = mixture[expert] if leaf.side == "input" else mixture[expert].T
+        tall = (mixture[expert] if leaf.side == "input" else mixture[expert].T).astype(np.float64)
         solved = _least_squares(tall, _tall(host, name, expert, leaf.side))
         own.append((solved if leaf.side == "input" else solved.T).astype(np.float32))
     return dataclasses.replace(leaf, own=jnp.asarray(np.stack(own)))
@@ -116,15 +119,22 @@ def _least_squares(basis: Float[np.ndarray, "D R"], target: Float[np.ndarray, "D
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "learning_rate"))
-def _adam(start: SharedBasis, target: Float[Array, "E D F"], steps: int, learning_rate: float) -> SharedBasis:
-    """`steps` of Adam with a rate that falls to zero as a cosine, in units of each array's own size; the best step."""
+def _adam(
+    start: SharedBasis, target: Float[Array, "E D F"], scale: Float[Array, ""], steps: int, learning_rate: float
+) -> SharedBasis:
+    """`steps` of Adam with a rate that falls to zero as a cosine, in units of each array's own size; the best step.
+
+    The target counts divided by the scale.
+    """
     names = ("own", "alpha", "basis")
     first = {name: getattr(start, name) for name in names}
     size = {name: jnp.sqrt(jnp.mean(array**2)) + jnp.float32(1e-12) for name, array in first.items()}
     optimiser = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
 
     def loss(values: dict[str, Array]) -> Array:
-        return _mean_square(dataclasses.replace(start, **{name: values[name] * size[name] for name in names}), target)
+        return _mean_square(
+            dataclasses.replace(start, **{name: values[name] * size[name] for name in names}), target, scale
+        )
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         values, state, best, least = carry
@@ -140,7 +150,7 @@ def _adam(start: SharedBasis, target: Float[Array, "E D F"], steps: int, learnin
     return dataclasses.replace(start, **{name: best[name] * size[name] for name in names})
 
 
-def _mean_square(leaf: SharedBasis, target: Float[Array, "E D F"]) -> Float[Array, ""]:
+def _mean_square(leaf: SharedBasis, target: Float[Array, "E D F"], scale: Float[Array, ""]) -> Float[Array, ""]:
     """Expert by expert, so that one reconstruction at a time is in memory."""
 
     @jax.checkpoint
@@ -148,6 +158,6 @@ def _mean_square(leaf: SharedBasis, target: Float[Array, "E D F"]) -> Float[Arra
         own, alpha, wanted = expert
         mixture = FUNCTIONS[leaf.function](jnp.einsum("N,Nij->ij", jax.nn.softmax(alpha), leaf.basis))
         found = mixture @ own if leaf.side == "input" else own @ mixture
-        return jnp.mean((found - wanted) ** 2)
+        return jnp.mean((found - wanted.astype(found.dtype) / scale) ** 2)
 
     return jnp.mean(jax.lax.map(one, (leaf.own, leaf.alpha, target)))

@@ -125,12 +125,12 @@ def check_reachable(method: str, num_params: int, smallest: int, way_out: str) -
 
 
 def of_leaf(statistics: Statistics, name: str, field: str, *, kind: str, why: str) -> np.ndarray:
-    """One field of the statistics of `name`, in float64. Raises SpecError where it is missing or not finite."""
+    """One field of the statistics of `name`, as it is stored. Raises SpecError where it is missing or not finite."""
     leaf = statistics.get(name, LeafStatistics())
     if getattr(leaf, field) is None:
         raise SpecError(f"the statistics have no {field!r} of {name!r}, {why}; collect the kind {kind!r} for it.")
-    value = np.asarray(getattr(leaf, field), np.float64)
-    if not np.all(np.isfinite(value)):
+    value = np.asarray(getattr(leaf, field))
+    if not all(np.all(np.isfinite(part)) for part in (value if value.ndim == 3 else [value])):
         raise SpecError(
             f"the statistics of {name!r}: {field!r} holds NaN or infinite values; look at the data behind them."
         )
@@ -140,6 +140,7 @@ def of_leaf(statistics: Statistics, name: str, field: str, *, kind: str, why: st
 def activation_counts(statistics: Statistics, num_experts: int) -> Float[np.ndarray, "E"]:
     """Rows that each expert received. Raises SpecError where they are missing or of another number of experts."""
     count = of_leaf(statistics, "up", "count", kind="rows", why="the frequency by which experts are merged")
+    count = count.astype(np.float64)
     if count.shape != (num_experts,):
         raise SpecError(
             f"the statistics of 'up' count rows of shape {count.shape}, but the bank has {num_experts} experts."

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from moejax.compress.leading_directions import leading_directions
 from moejax.linear.low_rank import LowRank
 from moejax.linear.low_rank_columns import LowRankColumns
 
@@ -77,7 +78,9 @@ def stacked_leaf(fitted: list[Fitted], dtype: Any) -> LowRank | LowRankColumns:
 
 
 def _best(kernel: Float[np.ndarray, "D F"], rank: int) -> tuple[np.ndarray, np.ndarray]:
-    """The best factors of a rank, by the eigenvectors of the smaller side."""
-    of_inputs = kernel.shape[0] <= kernel.shape[1]
-    basis = np.linalg.eigh(kernel @ kernel.T if of_inputs else kernel.T @ kernel)[1][:, ::-1][:, :rank]
-    return (basis, basis.T @ kernel) if of_inputs else (kernel @ basis, basis.T)
+    """The best factors of a rank, by the directions of the smaller side."""
+    if kernel.shape[0] > kernel.shape[1]:
+        v, u = _best(kernel.T, rank)
+        return u.T, v.T
+    basis = leading_directions(lambda: [kernel], rank)
+    return basis, basis.T @ kernel

@@ -24,6 +24,8 @@ from moejax.compress.statistics import Statistics
 from moejax.core.errors import SpecError
 from moejax.linear.indexed import Indexed
 
+NEURONS_AT_ONCE = 1024
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class McSmoe:
@@ -134,14 +136,17 @@ def groups(
 
 def matching(host: HostBank, expert: int, target: int) -> np.ndarray:
     """The order of the hidden neurons of `expert` that brings its kernels and biases nearest to those of `target`."""
-    alike = np.zeros((host.kernels["up"].shape[2],) * 2)
+    width = host.kernels["up"].shape[2]
+    unlike = np.zeros((width, width))  # the only array of this size: [F F] may be large
     for name in host.kernels:
         own, other = host.kernel(name, expert), host.kernel(name, target)
-        alike += other @ own.T if name == "down" else other.T @ own
+        own, other = (own, other.T) if name != "down" else (own.T, other)
+        for start in range(0, width, NEURONS_AT_ONCE):
+            unlike[start : start + NEURONS_AT_ONCE] -= other[start : start + NEURONS_AT_ONCE] @ own
     for name, bias in host.biases.items():
         if not name.startswith("down"):
-            alike += np.outer(bias[target].astype(np.float64), bias[expert].astype(np.float64))
-    return linear_sum_assignment(alike, maximize=True)[1]
+            unlike -= np.outer(bias[target].astype(np.float64), bias[expert].astype(np.float64))
+    return linear_sum_assignment(unlike)[1]
 
 
 def _orders(host: HostBank, dominant: list[int], index: tuple[int, ...]) -> dict[int, np.ndarray]:

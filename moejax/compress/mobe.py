@@ -9,6 +9,7 @@ Deviations: kernels are divided by their standard deviation, which goes into A_i
 """
 
 import dataclasses
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import jax.numpy as jnp
@@ -26,7 +27,8 @@ from moejax.linear.shared_basis import SharedBasis
 class MoBE:
     """num_bases: shared by all experts (None: a quarter of the experts; more where all ranks fit). function: f.
 
-    steps, learning_rate: of Adam; the rate is relative to the size of the numbers. include_down: factorise 'down', too.
+    steps, learning_rate: of Adam; the rate is relative to the size of the numbers. include_down: factorise
+    'down', too (None: where the budget is out of reach without).
     Raises SpecError for fewer than 1 basis, negative steps and a rate that is not positive.
     """
 
@@ -36,7 +38,7 @@ class MoBE:
     function: Literal["identity", "silu", "tanh"] = "silu"
     steps: int = 300
     learning_rate: float = 0.01
-    include_down: bool = False
+    include_down: bool | None = None
 
     def __post_init__(self) -> None:
         if self.num_bases is not None and self.num_bases < 1:
@@ -50,13 +52,22 @@ class MoBE:
         host = expert_bank.read(bank)
         if num_params >= host.num_params:
             return expert_bank.unchanged(bank)
-        names = [name for name in host.kernels if self.include_down or name != "down"]
-        kept = host.num_params - sum(host.kernels[name].size for name in names)
-        least = kept + len(names) * basis_params(host, num_bases=self._least_bases(host), rank=1)
+        names = self._factorised(host, num_params)
+        kept, least = self._least(host, names)
         expert_bank.check_reachable("mobe", num_params, least, "rank 1, and what stays dense")
         num_bases, rank = self._size(host, (num_params - kept) // len(names))
         leaves = {name: self._fitted(host, name, num_bases, rank) for name in names}
         return expert_bank.unchanged(bank) | leaves
+
+    def _factorised(self, host: HostBank, num_params: int) -> list[str]:
+        inputs = [name for name in host.kernels if name != "down"]
+        include = self._least(host, inputs)[1] > num_params if self.include_down is None else self.include_down
+        return [*inputs, "down"] if include else inputs
+
+    def _least(self, host: HostBank, names: list[str]) -> tuple[int, int]:
+        """Parameters of what stays dense, and of the smallest bank."""
+        kept = host.num_params - sum(host.kernels[name].size for name in names)
+        return kept, kept + len(names) * basis_params(host, num_bases=self._least_bases(host), rank=1)
 
     def _least_bases(self, host: HostBank) -> int:
         return min(self.num_bases or max(host.num_experts // 4, 1), host.num_experts)
@@ -74,7 +85,11 @@ class MoBE:
     def _fitted(self, host: HostBank, name: str, num_bases: int, rank: int) -> SharedBasis:
         depth, width = host.kernels[name].shape[1:]
         side = "input" if depth >= width else "output"
-        scale = float(np.std(host.kernels[name].astype(np.float32))) or 1.0
+        moments = [
+            (kernel.mean(), np.mean(kernel**2)) for kernel in map(partial(host.kernel, name), range(host.num_experts))
+        ]
+        mean, square = np.mean(moments, axis=0)
+        scale = float(np.sqrt(max(square - mean**2, 0.0))) or 1.0
         start = start_bases(host, name, side, num_bases, rank, self.function)
         fitted = fit_bases(host, name, start, scale=scale, steps=self.steps, learning_rate=self.learning_rate)
         dtype = host.dtype(name)

@@ -77,7 +77,7 @@ def _input_basis(
     depth = host.kernels["up"].shape[1]
     root, inverse = np.eye(depth), np.eye(depth)
     if moments is not None:
-        values, vectors = np.linalg.eigh(_ridged(moments.sum(0)))
+        values, vectors = np.linalg.eigh(_pooled(moments))
         root, inverse = (vectors * values**0.5) @ vectors.T, (vectors * values**-0.5) @ vectors.T
     gram = np.zeros((depth, depth))
     for name in names:
@@ -93,17 +93,29 @@ def _output_basis(
 ) -> tuple[Float[np.ndarray, "D R"], Float[np.ndarray, "R"]]:
     """The same for the v [R D] of 'down', transposed; here moments of each expert's own give the exact best."""
     gram = np.zeros((host.kernels["down"].shape[2],) * 2)
+    scale = 0.0 if moments is None else float(np.mean([np.trace(m, dtype=np.float64) / len(m) for m in moments]))
     for expert in range(host.num_experts):
         kernel = host.kernel("down", expert)
-        gram += kernel.T @ (kernel if moments is None else _ridged(moments[expert], moments) @ kernel)
+        gram += kernel.T @ (kernel if moments is None else _ridged(moments[expert], scale) @ kernel)
     energy, basis = np.linalg.eigh(gram)
     return basis[:, ::-1], np.maximum(energy[::-1], 0.0)
 
 
-def _ridged(moment: Float[np.ndarray, "D D"], like: np.ndarray | None = None) -> Float[np.ndarray, "D D"]:
-    """With a little of the mean second moment of one direction (of all of `like`) on the diagonal; the identity for zeros."""
-    scale = np.einsum("...DD->...", moment if like is None else like).mean() / len(moment)
-    return np.eye(len(moment)) if scale == 0 else moment + RIDGE * scale * np.eye(len(moment))
+def _pooled(moments: Float[np.ndarray, "E D D"]) -> Float[np.ndarray, "D D"]:
+    """What all experts read together."""
+    total = np.zeros(moments.shape[1:])
+    for moment in moments:
+        total += moment
+    return _ridged(total, np.trace(total) / len(total))
+
+
+def _ridged(moment: np.ndarray, scale: float) -> Float[np.ndarray, "D D"]:
+    """In float64 with RIDGE times the scale on the diagonal; the identity where the scale is zero."""
+    if not scale:
+        return np.eye(len(moment))
+    ridged = moment.astype(np.float64)
+    ridged.flat[:: len(moment) + 1] += RIDGE * scale
+    return ridged
 
 
 def _entering(
@@ -111,17 +123,17 @@ def _entering(
 ) -> SharedFactor:
     """Orthonormal u in the span of the basis; v_e the best for the rows that the experts, then that expert e itself, read."""
     u = np.linalg.qr(basis)[0]
-    pooled = None if moments is None else _ridged(moments.sum(0))
-    own = []
+    pooled = None if moments is None else _pooled(moments)
+    dtype, own = host.dtype(name), []
     for expert in range(host.num_experts):
         kernel = host.kernel(name, expert)
         if moments is None or pooled is None:
-            own.append(u.T @ kernel)
+            own.append((u.T @ kernel).astype(dtype))
             continue
         first = np.linalg.solve(u.T @ pooled @ u, u.T @ pooled @ kernel)
-        own.append(first + _pseudo_inverse(u.T @ moments[expert] @ u) @ (u.T @ moments[expert] @ (kernel - u @ first)))
-    dtype = host.dtype(name)
-    return SharedFactor(jnp.asarray(u.astype(dtype)), jnp.asarray(np.stack([v.astype(dtype) for v in own])))
+        seen = u.T @ moments[expert].astype(np.float64)
+        own.append((first + _pseudo_inverse(seen @ u) @ (seen @ (kernel - u @ first))).astype(dtype))
+    return SharedFactor(jnp.asarray(u.astype(dtype)), jnp.asarray(np.stack(own)))
 
 
 def _leaving(host: HostBank, basis: Float[np.ndarray, "D R"]) -> SharedFactor:

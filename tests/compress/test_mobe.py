@@ -122,12 +122,12 @@ def test_scale_does_not_matter():
     np.testing.assert_allclose(1e4 * one["up"].materialise(), other["up"].materialise(), rtol=1e-2, atol=30.0)
 
 
-def test_down_is_taken_on_request():
+def test_down_is_taken_where_the_budget_is_out_of_reach_without():
     params = bank("swiglu")
     budget = 3 * size(1, 2)
     with pytest.raises(SpecError, match="what stays dense"):
-        MoBE(steps=0).compress_bank(params, {}, num_params=budget)
-    made = MoBE(steps=0, include_down=True).compress_bank(params, {}, num_params=budget)
+        MoBE(steps=0, include_down=False).compress_bank(params, {}, num_params=budget)
+    made = MoBE(steps=0).compress_bank(params, {}, num_params=budget)
     assert num_params(made) == budget
     assert made["down"].side == "input" and made["up"].side == "output"
 
