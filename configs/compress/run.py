@@ -9,7 +9,7 @@ Arguments: subject (run, or minilm: the packaged sentence encoder, which has no 
 unit=params|flops, only (regex over names of weights; none: the experts, or the feed-forward layers of a model without any),
 allocation (uniform|spectrum|fisher|sensitivity|learned; none: the method's own), examples (of the calibration), seed (of
 the calibration), heal (steps; 0 for none), kind=distill|finetune, methods (of the sweep, with '/' between them; none: all),
-seeds, rounds (of the latency measurement), smoke (few examples, two methods, two budgets, one seed).
+seeds, once (methods that get the first seed only, with '/' between them), rounds (of the latency measurement), smoke (few examples, two methods, two budgets, one seed).
 
 Record: not run yet.
 """
@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """The compression's config; see the module's docstring for the arguments."""
     args = parse(
         arg, subject="run", method="svd_llm", budget=0.5, unit="params", only=None, allocation=None, examples=512, seed=0, heal=0,
-        kind="distill", methods=None, seeds=3, rounds=15, smoke=False,
+        kind="distill", methods=None, seeds=3, once=None, rounds=15, smoke=False,
     )  # fmt: skip
     config = ConfigDict()
     config.subject = args.subject
@@ -39,6 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "methods": () if args.methods is None else tuple(args.methods.split("/")),
         "budgets": (0.9, 0.75, 0.5, 0.25),
         "seeds": tuple(range(args.seeds)),
+        "once": () if args.once is None else tuple(args.once.split("/")),
         "unit": args.unit,
         "allocation": args.allocation,
         "rounds": args.rounds,

@@ -21,6 +21,7 @@ from moejax.compress.weights import find, materialise
 from moejax.core.errors import SpecError
 from moejax.core.spec import build_method, methods
 from moejax.evals.compression_subject import Subject
+from moejax.evals.remembered_factors import Memory, remembering
 from moejax.evals.timing import interleaved
 from moejax.evals.weight_costs import num_params
 from moejax.linear.structure import describe
@@ -62,11 +63,14 @@ def comparable_methods(subject: Subject) -> tuple[str, ...]:
     )
 
 
-def compressed(subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int) -> Compressed:
+def compressed(
+    subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int, memory: Memory | None = None
+) -> Compressed:
     """The subject's parameters compressed. Warnings are left to the report. Raises SpecError as `compress` does.
 
-    seed: of the calibration data, where a method looks at them again.
+    seed: of the calibration data, where a method looks at them again. memory: of factorisations for other budgets.
     """
+    method = build_method("compress", setting.method, path="method")
     like = subject.params
 
     def collect_again(params: Any, names: Sequence[str]) -> Statistics:
@@ -79,7 +83,7 @@ def compressed(subject: Subject, setting: Setting, statistics: Statistics | None
         warnings.simplefilter("ignore", UserWarning)
         return compress(
             subject.params,
-            method=setting.method,
+            method=method if memory is None else remembering(method, memory),
             budget=setting.budget,
             unit=setting.unit,
             statistics=statistics,
@@ -91,21 +95,22 @@ def compressed(subject: Subject, setting: Setting, statistics: Statistics | None
 
 
 def measure_cell(
-    subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int
+    subject: Subject, setting: Setting, statistics: Statistics | None, *, seed: int, memory: Memory | None = None
 ) -> tuple[dict[str, Any], Any]:
     """(record, compressed parameters); ({'unreachable': why}, None) where the budget cannot be met.
 
-    The record: 'seconds' to compress, 'share' of the compressed weights' parameters that is left, 'params' and 'flops' of
-    the whole model (per example), 'quality', 'weights' (name -> ranks and errors), 'data_error' and 'plain_error' (means over
+    The record: 'seconds' to compress (with those that the memory saved), 'share' of the compressed weights' parameters that
+    is left, 'params' and 'flops' of the whole model (per example), 'quality', 'weights' (name -> ranks and errors), 'data_error' and 'plain_error' (means over
     weights), 'structure' (a name for what decides latency), 'warnings'.
     Quality is that of the dense kernels which the leaves stand for, so that one compiled program serves all cells.
     """
-    begin = time.perf_counter()
+    memory = memory or Memory()
+    memory.saved, begin = 0.0, time.perf_counter()
     try:
-        found = compressed(subject, setting, statistics, seed=seed)
+        found = compressed(subject, setting, statistics, seed=seed, memory=memory)
     except SpecError as error:
         return {"unreachable": str(error)}, None
-    seconds = time.perf_counter() - begin
+    seconds = time.perf_counter() - begin + memory.saved
     dense = materialise(found.params, like=subject.params)
     errors = kernel_errors(subject, dense, statistics)
     ranks = {weight.name: list(weight.ranks) for weight in found.report.weights}

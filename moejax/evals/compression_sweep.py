@@ -24,6 +24,7 @@ from moejax.evals.compression_cells import (
     union_of_kinds,
 )
 from moejax.evals.compression_subject import Subject
+from moejax.evals.remembered_factors import Memory
 from moejax.evals.timing import environment
 from moejax.evals.weight_costs import num_params
 
@@ -34,13 +35,15 @@ class Sweep:
 
     methods: names of moejax/compress or configs with a 'name'; () takes all that fit the subject. 'NAME+refit' is NAME with
         the sequential update.
-    budgets: fractions that stay. seeds: of the calibration data; a method that reads none gets the first only.
+    budgets: fractions that stay. seeds: of the calibration data; a method that reads none gets the first only, and so do
+        those that `once` names.
     rounds: of the latency measurement; 0 leaves it out. unit, allocation: as for `compress`.
     """
 
     methods: tuple[str | dict, ...] = ()
     budgets: tuple[float, ...] = (0.9, 0.75, 0.5, 0.25)
     seeds: tuple[int, ...] = (0, 1, 2)
+    once: tuple[str, ...] = ()
     unit: str = "params"
     allocation: str | None = None
     rounds: int = 15
@@ -90,15 +93,18 @@ def run_sweep(
     statistics = _StatisticsOfSeeds(subject, kinds, folder, say)
     kept: dict[str, Any] = {}  # structure -> parameters, for the latency at the end
     cells = []
+    remembered, memory = ("", -1), Memory()  # factorisations of one method and seed, for all budgets
     for seed in sweep.seeds:
         for setting in settings:
-            if seed != sweep.seeds[0] and not setting.kinds():
+            if seed != sweep.seeds[0] and (not setting.kinds() or label(setting) in sweep.once):
                 continue
+            if remembered != (label(setting), seed):
+                remembered, memory = (label(setting), seed), Memory()
             path = folder / "cells" / f"{label(setting)}-{setting.budget:g}-{seed}.json"
             asked = json.loads(json.dumps(dataclasses.asdict(setting)))
             cell = _stored(path, asked)
             if cell is None:
-                record, params = measure_cell(subject, setting, statistics.of(seed), seed=seed)
+                record, params = measure_cell(subject, setting, statistics.of(seed), seed=seed, memory=memory)
                 cell = {
                     "method": label(setting),
                     "budget": setting.budget,

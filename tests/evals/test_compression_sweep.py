@@ -15,6 +15,7 @@ from moejax.evals import compression_report, single_compression
 from moejax.evals.compression_cells import Setting, comparable_methods, measure_cell, measure_structures, structure_name
 from moejax.evals.compression_subject import Subject
 from moejax.evals.compression_sweep import Sweep, label, run_sweep, setting_of
+from moejax.evals.remembered_factors import Memory
 from moejax.linear.dense import Dense
 from moejax.linear.low_rank import LowRank
 
@@ -170,6 +171,32 @@ def test_table_and_picture(finished, tmp_path):
     cell = next(c for c in finished[2]["cells"] if c["method"] == "svd" and c["budget"] == 0.5)
     assert f"{cell['quality']['near']:.4f}" in text and f"{cell['params']:,}" in text
     assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 20_000
+
+
+def test_remembered_factorisations_change_no_number_and_cost_what_they_cost():
+    subject, memory = TwoMatrices(), Memory()
+    statistics = subject.collect(("second_moment",), seed=0).statistics
+    for budget in (0.75, 0.5, 0.25):
+        setting = Setting(method="svd_llm", budget=budget)
+        shared, params = measure_cell(subject, setting, statistics, seed=0, memory=memory)
+        alone, wanted = measure_cell(subject, setting, statistics, seed=0)
+        assert (memory.saved > 0) == (budget < 0.75) and shared["seconds"] >= memory.saved
+        assert shared["structure"] == alone["structure"]
+        for one, other in zip(jax.tree.leaves(params), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+    other = subject.collect(("second_moment",), seed=1).statistics
+    memory.saved = 0.0
+    fresh = measure_cell(subject, Setting(method="svd_llm", budget=0.25), other, seed=1, memory=memory)[0]
+    assert memory.saved == 0.0, "other statistics are another factorisation"
+    assert fresh["data_error"] == pytest.approx(
+        measure_cell(subject, Setting(method="svd_llm", budget=0.25), other, seed=1)[0]["data_error"], rel=1e-6
+    )
+
+
+def test_methods_that_are_run_once(tmp_path):
+    sweep = dataclasses.replace(SWEEP, methods=("svd_llm", "fwsvd"), budgets=(0.5,), once=("fwsvd",), rounds=0)
+    result = run_sweep(TwoMatrices(), sweep, tmp_path, say=lambda line: None)
+    assert [(c["method"], c["seed"]) for c in result["cells"]] == [("svd_llm", 0), ("fwsvd", 0), ("svd_llm", 1)]
 
 
 def test_unreachable_cells_are_told(tmp_path):
