@@ -1,6 +1,6 @@
 """Shared bases fitted to the kernels of a bank: where they start, Adam on the squared error, and the last exact step.
 
-Source: MoBE (S053), the fit; the start is ours.
+Source: MoBE, the fit; the start is ours.
 """
 
 import dataclasses

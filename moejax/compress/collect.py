@@ -1,7 +1,7 @@
 """One streaming pass over data: what the methods of compression know about it, per weight and per expert.
 
 Source: ours; what the sums are for, say the methods. The passes of the Kronecker factors: the power iteration for the nearest
-Kronecker product (Van Loan and Pitsianis 1993; S105), whose products with the rearranged Fisher matrix are these sums.
+Kronecker product (Van Loan and Pitsianis 1993), whose products with the rearranged Fisher matrix are these sums.
 """
 
 import dataclasses

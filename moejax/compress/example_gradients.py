@@ -1,6 +1,6 @@
 """Sums over the gradients of single examples.
 
-Source: ours; the products for Kronecker factors: equations of S105 (GFWSVD), here without forming the Fisher matrix.
+Source: ours; the products for Kronecker factors: equations of GFWSVD, here without forming the Fisher matrix.
 """
 
 from collections.abc import Callable, Mapping

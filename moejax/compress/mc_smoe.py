@@ -1,6 +1,6 @@
 """MC-SMoE: experts merged around the most frequent ones as the router sees them, then made low-rank and sparse.
 
-Source: Li et al. 2024, "Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy" (S124): dominant experts
+Source: Li et al. 2024, "Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy": dominant experts
     by activation frequency, the others join the one with the most similar router logits, neurons are matched by permutation,
     kernels are averaged by frequency; the merged kernel becomes U V + S, S with few columns. Weight matching: Ainsworth et al.
     2023, "Git Re-Basin", section 3.2, exact here because an expert has one hidden layer.

@@ -1,6 +1,6 @@
 """MoBE: the experts' kernels as their own factor times a non-linear mixture of bases that all share, fitted by gradient.
 
-Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs" (S053): W_i = A_i f(sum_j alpha_ij B_j),
+Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs": W_i = A_i f(sum_j alpha_ij B_j),
     alpha convex, f SiLU or tanh, all factors by Adam on the reconstruction error of normalised kernels; up and gate only.
 Deviations: kernels are divided by their standard deviation, which goes into A_i; the mean, which no factor can hold, is not
     subtracted. Bases are shared on the longer side of a kernel, so that A_i is small. Start: experts in as many groups as there

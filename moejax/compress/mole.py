@@ -1,9 +1,9 @@
 """MoLE: experts behind one shared projection to a latent space, by the singular value decomposition of all of them at once.
 
-Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts for Resource-Efficient Language Models" (S055):
+Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts for Resource-Efficient Language Models":
     W_i = A_i B, B shared, the best B from the stacked kernels; up and gate read one latent space.
 Deviations: the projection out of the hidden layer is shared as well (`share_down`), so that both sides of an expert are
-    latent, as in descend-communicate-ascend (S060). Two phases where second moments are given: the shared factor is the best
+    latent, as in descend-communicate-ascend. Two phases where second moments are given: the shared factor is the best
     for what the experts read together, then each expert's own factor is the best for what it read itself; the paper keeps
     activations between its phases in its own way. Second moments get 1e-8 of their mean on the diagonal, so that directions
     that no row had are kept as far as ranks allow. Each leaf holds its copy of what it shares with another leaf, and counts it.

@@ -1,6 +1,6 @@
 """Which experts do the same: cosines of their outputs on the same rows, and K-means on them.
 
-Source: Sub-MoE (S117), adaptive expert clustering; K-means on the sphere: Dhillon and Modha 2001, section 3.
+Source: Sub-MoE, adaptive expert clustering; K-means on the sphere: Dhillon and Modha 2001, section 3.
 """
 
 from typing import Any

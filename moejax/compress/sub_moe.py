@@ -1,6 +1,6 @@
 """Sub-MoE: experts whose outputs point the same way are merged in a subspace that they share.
 
-Source: Li et al. 2025, "Sub-MoE: Efficient Mixture-of-Expert LLMs Compression via Subspace Expert Merging" (S117): K-means on the
+Source: Li et al. 2025, "Sub-MoE: Efficient Mixture-of-Expert LLMs Compression via Subspace Expert Merging": K-means on the
     cosine similarity of expert outputs; per cluster [W_1 ... W_m] = U S [V_1 ... V_m]^T; V = sum f_i V_i / sum f_i; W = U S V^T.
 Deviations: the basis U is shared on the smaller side of a kernel (the paper's text leaves the side open), which costs least to
     find. Untruncated, U S V^T is the average sum f_i W_i / sum f_i, by linearity, and is stored as that. K-means starts from

@@ -1,6 +1,6 @@
 """SVDiff: fine-tuning by a shift of each singular value.
 
-Source: Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", equation 1 (S108): W = U diag(relu(s + d)) V^T,
+Source: Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", equation 1: W = U diag(relu(s + d)) V^T,
     d trained. Shifts of several tunings add up ("style mixing", section 3.4).
 Deviations: kernels only, [D F] as they are multiplied; the paper also reshapes convolutions. A singular value of exactly zero
     stays zero in the first step, since relu has no slope there.

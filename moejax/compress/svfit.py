@@ -1,6 +1,6 @@
 """SVFit: fine-tuning by the largest singular values alone.
 
-Source: Sun et al. 2024, "SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values", section 3 (S114):
+Source: Sun et al. 2024, "SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values", section 3:
     W = U_r diag(s) V_r^T + W_res, only the r values s trained.
 Deviations: stored as s + shift, the shift starting at zero and trained: the same function and the same steps.
 """

@@ -1,6 +1,6 @@
 """SVFT: fine-tuning by a sparse change in the kernel's singular basis.
 
-Source: Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", section 3 (S112): W + U M V^T, M sparse with
+Source: Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", section 3: W + U M V^T, M sparse with
     a plain (diagonal), banded, random or top-k pattern, only its entries trained.
 Deviations: top-k takes the pairs with the largest |u_i . v_j|, which exists for square kernels only; others are refused.
     `complete` squares both bases, so that the full pattern reaches every change of a rectangular kernel too.

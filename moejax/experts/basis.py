@@ -1,6 +1,6 @@
 """Experts whose first kernels are mixtures of bases that all share, times a factor of each expert's own.
 
-Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs" (S053): W_e = A_e f(sum_j
+Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs": W_e = A_e f(sum_j
     alpha_ej B_j) for the kernels into the hidden layer; the kernel out of it stays dense.
 Deviations: trained from scratch, where MoBE fits the factors to trained experts (moejax/compress does that). Mixtures are
     convex by a softmax over `alpha`. Bases and factors are drawn so that a kernel has the variance of a dense draw.

@@ -1,7 +1,7 @@
 """Experts that live in a latent space: tokens go down once, travel and are computed narrow, and come up once.
 
-Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts" (MoLE, S055), W_i = A_i B with one B for all experts;
-    Jin et al. 2025, "BigMac" (S060): descend, communicate, communicate, ascend.
+Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts" (MoLE), W_i = A_i B with one B for all experts;
+    Jin et al. 2025, "BigMac": descend, communicate, communicate, ascend.
 Deviations: the router sees the tokens at full width. Gate and up read the same latent token, so that one vector travels.
     Trained from scratch; MoLE's conversion of trained experts lives in moejax/compress.
 """

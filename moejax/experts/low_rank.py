@@ -1,6 +1,6 @@
 """Experts whose kernels are products of two thin factors, of one rank or of a rank per expert.
 
-Source: FlexMoRE (S063), section 3: experts of different ranks beside each other, the full expert being rank min(D, F);
+Source: FlexMoRE, section 3: experts of different ranks beside each other, the full expert being rank min(D, F);
     ours (trained from scratch, without a base expert; `residual` has one).
 Deviations: factors are drawn as normal numbers; FlexMoRE gets them from trained experts by singular value decomposition.
 """

@@ -1,7 +1,7 @@
 """One shared feed-forward layer, of which every expert is a modulation: features scaled by gamma_e and shifted by beta_e.
 
 Source: Zhang et al. 2024, "Efficient Deweather Mixture-of-Experts with Uncertainty-aware Feature-wise Linear Modulation"
-    (MoFME, S061), the feature-modulated expert; Perez et al. 2018, "FiLM", equations 1 and 2.
+    (MoFME), the feature-modulated expert; Perez et al. 2018, "FiLM", equations 1 and 2.
 Deviations: which features are modulated is an option. MoFME's uncertainty-aware router (several passes through the router
     under dropout, weights calibrated by the variance among them) is not taken over: any router of moejax/routing chooses.
     Modulations are drawn around one and zero; the shared layer is the dense bank's.

@@ -1,6 +1,6 @@
 """Experts as matrix product operators: chains of small tensors, of which all experts share the central one.
 
-Source: Gao et al. 2022, "Parameter-Efficient Mixture-of-Experts Architecture for Pre-trained Language Models" (MPOE, S056),
+Source: Gao et al. 2022, "Parameter-Efficient Mixture-of-Experts Architecture for Pre-trained Language Models" (MPOE),
     the shared central tensor and the gradient mask.
 Deviations: trained from scratch, where MPOE decomposes pre-trained kernels (`linear.mpo.decompose`). The mask is drawn from
     the layer's training key, once per call and for all kernels of the bank together; merged experts (a `Merge` plan) have

@@ -1,7 +1,7 @@
 """Multilinear experts: the kernels of all experts are one tensor [E D F] in factorised form, never made.
 
-Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (muMoE,
-    S054): the CP and the tensor-ring form (a tensor train is a ring with one bond of size 1).
+Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (muMoE):
+    the CP and the tensor-ring form (a tensor train is a ring with one bond of size 1).
 Deviations: muMoE weighs all experts by entmax gates and sums over them inside the product; here any router of moejax/routing
     chooses, and a token meets the experts of its plan. Factors are drawn so that a kernel has the variance of a dense draw.
 """

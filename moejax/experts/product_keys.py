@@ -1,6 +1,6 @@
 """Product-key memories: an expert of the bank is n^2 experts of one hidden unit, of which a token finds its best few by keys.
 
-Source: He 2024, "Mixture of A Million Experts" (PEER, S058), section 2 and algorithm 1; product keys: Lample et al. 2019,
+Source: He 2024, "Mixture of A Million Experts" (PEER), section 2 and algorithm 1; product keys: Lample et al. 2019,
     "Large Memory Layers with Product Keys", section 3.2. `FeedForward(experts=...)` with this bank is the PEER layer.
 Deviations: queries are normalised over their own features; PEER's batch norm would make a token's experts depend on the batch.
 """

@@ -1,7 +1,7 @@
 """Experts as a core that all share plus a residual of each expert's own.
 
-Source: Wu et al. 2022, "Residual Mixture of Experts" (RMoE, S059): W_e = W_core + R_e; residuals of a low rank: FlexMoRE
-    (S063), the base expert plus U_e V_e.
+Source: Wu et al. 2022, "Residual Mixture of Experts" (RMoE): W_e = W_core + R_e; residuals of a low rank: FlexMoRE,
+    the base expert plus U_e V_e.
 Deviations: here both may be trained from scratch; `optimizer.frozen = ('/core$',)` trains the residuals alone, as RMoE does
     from a pre-trained core. RMoE's residuals start at zero, which `residual_share=0` gives.
 """

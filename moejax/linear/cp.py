@@ -1,6 +1,6 @@
 """The CP leaf: the tensor of all experts' kernels as a sum of R outer products.
 
-Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (S054, the
+Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (the
     CP form); Hitchcock 1927 (the decomposition).
 """
 

@@ -1,7 +1,7 @@
 """Two leaves with a hidden layer between them: what an expert computes.
 
 Low-rank leaves on both sides go through one product that never writes the hidden width to memory, where that is much.
-Source: Shazeer 2020, "GLU Variants Improve Transformer", equations 1 and 6; the fused product: FlashSVD (S200).
+Source: Shazeer 2020, "GLU Variants Improve Transformer", equations 1 and 6; the fused product: FlashSVD.
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The indexed leaf: a bank of merged experts that stands for a larger one, several experts computing with one kernel.
 
-Source: Li et al. 2024, "Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy", section 3.1 (S124:
+Source: Li et al. 2024, "Merge, Then Compress: Demystify Efficient SMoE with Hints from Its Routing Policy", section 3.1 (
     experts merged by groups, tokens of all of a group's members go to the merged one).
 """
 

@@ -2,7 +2,7 @@
 
 Source: Li et al. 2023, "LoSparse: Structured Compression of Large Language Models based on Low-Rank and Sparse Approximation",
     equation 3 (W = U V + S, S with few columns that are not zero), as Li et al. 2024, "Merge, Then Compress", section 3.2 use it
-    for merged experts (S124).
+    for merged experts.
 """
 
 from collections.abc import Sequence

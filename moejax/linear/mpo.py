@@ -1,6 +1,6 @@
 """The MPO leaf: a kernel as a chain of small tensors, a matrix product operator, of which experts share the central one.
 
-Source: Gao et al. 2022, "Parameter-Efficient Mixture-of-Experts Architecture for Pre-trained Language Models" (S056: the shared
+Source: Gao et al. 2022, "Parameter-Efficient Mixture-of-Experts Architecture for Pre-trained Language Models" (the shared
     central tensor, auxiliary tensors per expert); Oseledets 2011, "Tensor-Train Decomposition", algorithm 1 (`decompose`).
 """
 

@@ -1,6 +1,6 @@
 """Attention whose queries, keys and values are products with low-rank leaves and never lie in memory as a whole.
 
-Source: FlashSVD (S200), the attention kernel.
+Source: FlashSVD, the attention kernel.
 """
 
 from collections.abc import Mapping

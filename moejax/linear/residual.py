@@ -1,6 +1,6 @@
 """The residual leaf: a core that all experts share, plus what is each expert's own.
 
-Source: Wu et al. 2022, "Residual Mixture of Experts" (S059), the decomposition W_e = W_core + R_e.
+Source: Wu et al. 2022, "Residual Mixture of Experts", the decomposition W_e = W_core + R_e.
 """
 
 import dataclasses

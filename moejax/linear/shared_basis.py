@@ -1,6 +1,6 @@
 """The shared-basis leaf: each expert's kernel is its own factor times a non-linear mixture of bases that all share.
 
-Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs" (S053): W_e = A_e f(sum_j
+Source: Chen et al. 2025, "MoBE: Mixture-of-Basis-Experts for Compressing MoE-based LLMs": W_e = A_e f(sum_j
     alpha_ej B_j) for kernels [F D], which multiply from the left.
 """
 

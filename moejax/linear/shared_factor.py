@@ -1,6 +1,6 @@
 """The shared-factor leaf: low-rank kernels of which all experts share one side.
 
-Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts for Resource-Efficient Language Models" (S055: the
+Source: Liu et al. 2025, "Beyond Standard MoE: Mixture of Latent Experts for Resource-Efficient Language Models" (the
     shared projection to a latent space, W_e = A_e B on kernels [F D], here u [D R] shared and v_e [R F]); ours (the other
     side, and the leaf).
 """

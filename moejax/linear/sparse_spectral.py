@@ -1,6 +1,6 @@
 """The sparse spectral leaf: a frozen kernel plus a change that is sparse in the kernel's singular basis.
 
-Source: Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", section 3 (S112): W + U M V^T with
+Source: Lingam et al. 2024, "SVFT: Parameter-Efficient Fine-Tuning with Singular Vectors", section 3: W + U M V^T with
     the patterns plain (diagonal), banded, random and top-k of M.
 """
 

@@ -1,7 +1,7 @@
 """The spectral leaf: a kernel in its own singular basis, of which only a shift of the singular values is trained.
 
-Source: Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", equation 1 (S108); Sun et al. 2024,
-    "SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values", section 3 (S114).
+Source: Han et al. 2023, "SVDiff: Compact Parameter Space for Diffusion Fine-Tuning", equation 1; Sun et al. 2024,
+    "SVFit: Parameter-Efficient Fine-Tuning of Large Pre-Trained Models Using Singular Values", section 3.
 Deviations: SVFit trains the r largest singular values themselves; here they are spectrum + shift with the shift trained,
     which moves in the same way (the gradients are equal), and can be taken back or added to another.
 """

@@ -1,6 +1,6 @@
 """The tensor-ring leaf: the tensor of all experts' kernels as three cores in a ring.
 
-Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (S054, the
+Source: Oldfield et al. 2024, "Multilinear Mixture of Experts: Scalable Expert Specialization through Factorization" (the
     tensor-ring form); Zhao et al. 2016, "Tensor Ring Decomposition" (the trace of a product of slices).
 """
 

@@ -59,7 +59,7 @@ def fine_grained(
     shared parts 'shared': {'expert_dim': K_s F / m}, one expert as wide as all of them. Parameters and activated FLOPs of
     the experts' kernels are those of N experts of width F of which a token meets K; split=1 and num_shared=0 is that layer.
     Raises SpecError when the width cannot be split so, or when nothing would be left to choose.
-    Source: Dai et al. 2024, "DeepSeekMoE" (S068), sections 3.1 and 3.2.
+    Source: Dai et al. 2024, "DeepSeekMoE", sections 3.1 and 3.2.
     """
     if split < 1 or expert_dim % split:
         raise SpecError(f"split={split} must divide expert_dim={expert_dim}.")

@@ -77,7 +77,7 @@ def device_balance_loss(
     """`balance_loss` of devices in the place of experts: f and P are summed over the E / num_devices experts of each.
 
     Experts lie on devices in their order, equally many on each. 1 under uniform routing; on one device always 1.
-    Source: DeepSeekMoE (S068), equations 15 to 17: their f' is the mean of f over a device's experts with f = E times our
+    Source: DeepSeekMoE, equations 15 to 17: their f' is the mean of f over a device's experts with f = E times our
         fraction, which gives num_devices times the summed fraction.
     """
     fraction = jax.nn.one_hot(expert, probs.shape[-1], dtype=probs.dtype).mean(axis=(1, 2))

@@ -204,7 +204,7 @@ def lowrank_attention(
     value_bias [H*N]; a bias of the keys adds the same to all scores of a query, so that the softmax does not see it.
     Raises ValueError for shapes that do not fit, widths that num_heads does not divide, integer or mixed dtypes, and a
     platform that cannot run the implementation.
-    Source: FlashSVD (S200), the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
+    Source: FlashSVD, the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
     Deviations: no padding mask; the backward pass, by recomputation from rank space, is ours.
     """
     if x.ndim != 3:

@@ -9,7 +9,7 @@ whole rows: a block that is left and come back to would lose what other groups s
 only the pieces of rows that the item reaches into are multiplied.
 Ranks that are multiples of 128 spare a copy of the factors: the compiler lays narrower ones out the other way round.
 Steps of an item depend on each other and items on the block they share, so one core does them all where chips have two.
-Source: ours; FlashSVD (S200) fuses the same chain for one dense layer.
+Source: ours; FlashSVD fuses the same chain for one dense layer.
 """
 
 import functools

@@ -3,7 +3,7 @@
 The grid is (batch, heads, tiles of queries, tiles of keys). A tile of queries is rebuilt once and kept while the keys pass;
 tiles of keys and values are rebuilt from their rank-space tokens for every tile of queries, which is what not storing them
 costs. Neither a projection nor a matrix of scores is written.
-Source: FlashSVD (S200), the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
+Source: FlashSVD, the attention kernel; online softmax: Milakov and Gimelshein 2018, algorithm 3.
 Deviations: heads stand before tokens in what the kernel writes, and are put back after it.
 """
 

@@ -4,7 +4,7 @@ For each sequence and head the queries, keys and values [T K] are rebuilt from t
 pass over tiles of keys with a running maximum and sum. The backward pass rebuilds both, and the tiles' weights from the kept
 log-sum of exponentials.
 Source: tiles and online softmax: Dao et al. 2022, "FlashAttention", algorithms 1 and 4; projections rebuilt from rank space:
-    FlashSVD (S200).
+    FlashSVD.
 Deviations: keys and values are rebuilt once per head and not once per tile of queries: on a CPU a head of one sequence is
     small and rebuilding costs more than holding it. The backward pass from rank space is ours.
 """
