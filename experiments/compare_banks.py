@@ -117,7 +117,7 @@ def collect(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]], 
 
 def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
-    workdir = Path(_WORKDIR.value)
+    workdir = Path(str(_WORKDIR.value))
     workdir.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")

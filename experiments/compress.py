@@ -122,10 +122,12 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     # Programs of one shape are compiled once, though every statistic and every cell is a function of its own.
-    jax.config.update("jax_compilation_cache_dir", str(Path(_WORKDIR.value) / "compiled"))
+    jax.config.update("jax_compilation_cache_dir", str(Path(str(_WORKDIR.value)) / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
-        compress(_CONFIG.value.to_dict(), _CHECKPOINT.value, _WORKDIR.value, which=_WHICH.value, compare=_SWEEP.value)
+        compress(
+            _CONFIG.value.to_dict(), _CHECKPOINT.value, str(_WORKDIR.value), which=_WHICH.value, compare=_SWEEP.value
+        )
     except (SpecError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SpecError) else 1)

@@ -15,12 +15,23 @@ class Subject(Protocol):
     `inputs`. inputs: what `apply` computes on when latency and memory are measured.
     """
 
-    name: str
-    params: Any
-    only: str
-    headline: str
-    num_examples: int
-    inputs: Any
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def params(self) -> Any: ...
+
+    @property
+    def only(self) -> str: ...
+
+    @property
+    def headline(self) -> str: ...
+
+    @property
+    def num_examples(self) -> int: ...
+
+    @property
+    def inputs(self) -> Any: ...
 
     def collect(self, kinds: Sequence[str], *, seed: int, params: Any = None, only: str | None = None) -> Collected:
         """Statistics of those kinds (`compress.statistics.KINDS`) over calibration data drawn by `seed`.

@@ -52,10 +52,10 @@ def remembering(method: Any, memory: Memory) -> Any:
 
 def _digest(kernel: np.ndarray, statistics: LeafStatistics | None) -> bytes:
     found = hashlib.blake2b(repr(kernel.shape).encode(), digest_size=16)
-    found.update(np.ascontiguousarray(kernel))
+    found.update(np.ascontiguousarray(kernel).data)
     for field in dataclasses.fields(LeafStatistics) if statistics is not None else ():
         value = getattr(statistics, field.name)
         if value is not None:
             found.update(field.name.encode())
-            found.update(np.ascontiguousarray(value))
+            found.update(np.ascontiguousarray(value).data)
     return found.digest()
