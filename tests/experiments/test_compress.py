@@ -107,10 +107,8 @@ def test_a_run_is_compressed_evaluated_reported_and_trained_further(tmp_path, ro
     )
     assert evaluation["summary"]["total_params"] == after["params"]
 
-    further = succeeds(
-        root, "train", tiny, f"--workdir={runs / 'further'}", "--quiet", f"--config.train.init_from={runs / 'small'}",
-        "--config.train.init_which=last",
-    )  # fmt: skip
+    source = f"--config.train.init_from={runs / 'small'}"
+    further = succeeds(root, "train", tiny, f"--workdir={runs / 'further'}", "--quiet", source)
     assert "structure of the compressed run" in further
     _, trained, _, _ = load_run(runs / "further", "last")
     assert isinstance(trained["blocks"]["01"]["moe"]["experts"]["up"], LowRank)
