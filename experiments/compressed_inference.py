@@ -7,7 +7,7 @@ variants of a model run in turn in one process; times are medians over rounds, r
 in the same round. Memory is what the compiled program takes beside its arguments, and the parameters' bytes.
   dense            the uncompressed model
   two products     every low-rank feed-forward layer keeps its hidden rows in memory
-  fused            none does, however small (`linear.hidden_layer`)
+  fused            none does, however small, but for buffers of several experts (`linear.hidden_layer`)
   chosen           as the library decides by size
   rank space       chosen, and queries, keys and values are rebuilt tile by tile (encoder only)
 """
