@@ -19,7 +19,7 @@ Record: not yet run at length.
 
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from moejax.core.arguments import parse
 from moejax.core.errors import SpecError, did_you_mean
@@ -126,7 +126,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "keep_last": 1,
         "keep_best": 0,
         "test_with": "last",
-        "init_from": None,
+        "init_from": config_dict.placeholder(str),  # so that the command line can give it
         "reinitialise": (),
     }
     return shrink(config) if args.smoke else config
