@@ -133,10 +133,16 @@ def measure_cell(
 
 
 def kernel_errors(subject: Subject, dense: Any, statistics: Statistics | None) -> dict[str, dict[str, float | None]]:
-    """By weight: 'plain_error', the relative Frobenius distance of the kernels, and 'data_error', that of their outputs."""
+    """By weight: 'plain_error', the relative Frobenius distance of the kernels, and 'data_error', that of their outputs.
+
+    None for both where whole channels are gone, so that there is nothing to compare entry by entry.
+    """
     before, after = (find(params, subject.only) for params in (subject.params, dense))
     found: dict[str, dict[str, float | None]] = {}
     for name, weight in before.items():
+        if after[name].shape != weight.shape:
+            found[name] = {"plain_error": None, "data_error": None}
+            continue
         own = (statistics or {}).get(name, LeafStatistics())
         plain, data = np.zeros(2), np.zeros(2)
         for index in range(weight.num_matrices):

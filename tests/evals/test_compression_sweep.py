@@ -10,6 +10,7 @@ import pytest
 
 from moejax.compress.collect import collect
 from moejax.core.errors import SpecError
+from moejax.core.layouts import Buffers
 from moejax.core.spec import methods
 from moejax.evals import compression_report, single_compression
 from moejax.evals.compression_cells import Setting, comparable_methods, measure_cell, measure_structures, structure_name
@@ -246,3 +247,40 @@ def test_wrong_sweeps():
         Sweep(seeds=())
     with pytest.raises(SpecError, match="Did you mean 'svd_llm'"):
         Sweep(methods=("svd_lm",)).settings(TwoMatrices())
+
+
+@dataclasses.dataclass
+class OneBank(TwoMatrices):
+    """Three experts of one hidden layer, each on its own third of the rows."""
+
+    name: str = "bank"
+    only: str = "bank/"
+
+    def __post_init__(self):
+        rng = np.random.default_rng(1)
+        shapes = {"up": (3, 6, 12), "down": (3, 12, 6)}
+        self.params = {"bank": {n: Dense(jnp.asarray(rng.normal(size=s), jnp.float32)) for n, s in shapes.items()}}
+        self.inputs = jnp.asarray(rng.normal(size=(9, 6)), jnp.float32)
+
+    def apply(self, params, inputs):
+        hidden = params["bank"]["up"].grouped_matmul(Buffers(inputs.reshape(3, 3, 6)), activation="relu")
+        return params["bank"]["down"].grouped_matmul(hidden).tokens.reshape(9, 6)
+
+    def flops(self, params):
+        return 0
+
+    def collect(self, kinds, *, seed, params=None, only=None):
+        batches = [np.random.default_rng(seed).normal(size=(9, 6)).astype(np.float32) for _ in range(3)]
+        return collect(self.apply, params or self.params, batches, kinds, only=only or self.only)
+
+
+@pytest.mark.parametrize("method", ["lorap_channels", "mole", "svd"])
+def test_banks_and_channels_that_are_gone(method):
+    subject = OneBank()
+    statistics = subject.collect(("second_moment",), seed=0).statistics
+    record, params = measure_cell(subject, Setting(method=method, budget=0.6), statistics, seed=0)
+    assert record["share"] <= 0.6 and np.isfinite(record["quality"]["near"])
+    gone = method == "lorap_channels"
+    assert (record["plain_error"] is None) == (record["data_error"] is None) == gone
+    costs = measure_structures(subject, {"small": params}, rounds=1)
+    assert costs["small"]["difference"] < 1e-5
