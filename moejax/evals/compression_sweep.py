@@ -89,7 +89,8 @@ def run_sweep(
     """
     folder = Path(folder)
     settings = sweep.settings(subject)
-    kinds = union_of_kinds(settings)
+    later = [setting for setting in settings if label(setting) not in sweep.once]
+    kinds = {seed: union_of_kinds(settings if seed == sweep.seeds[0] else later) for seed in sweep.seeds}
     statistics = _StatisticsOfSeeds(subject, kinds, folder, say)
     kept: dict[str, Any] = {}  # structure -> parameters, for the latency at the end
     cells = []
@@ -140,7 +141,9 @@ def run_sweep(
 class _StatisticsOfSeeds:
     """Collected once per seed, and kept in a file; only those of the last seed are in memory."""
 
-    def __init__(self, subject: Subject, kinds: tuple[str, ...], folder: Path, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, subject: Subject, kinds: Mapping[int, tuple[str, ...]], folder: Path, say: Callable[[str], None]
+    ) -> None:
         self.subject, self.kinds, self.folder, self.say = subject, kinds, folder, say
         self.seed: int | None = None
         self.statistics: Statistics = {}
@@ -152,10 +155,11 @@ class _StatisticsOfSeeds:
         report: dict[str, Any] = {}
         if path.exists():
             self.statistics, report = load(path, self.subject.params)
-        if report.get("kinds") != list(self.kinds):
-            found = self.subject.collect(self.kinds, seed=seed)
+        kinds = list(self.kinds[seed])
+        if report.get("kinds") != kinds:
+            found = self.subject.collect(kinds, seed=seed)
             totals = {key: value for key, value in found.report().items() if key != "bytes_by_weight"}
-            save(path, found.statistics, report={"kinds": list(self.kinds), **totals})
+            save(path, found.statistics, report={"kinds": kinds, **totals})
             self.statistics = found.statistics
             self.say(f"statistics of seed {seed}: {totals['bytes'] / 2**20:.1f} MiB in {totals['seconds']:.1f} s")
         self.seed = seed

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moejax.compress.collect import collect
+from moejax.compress.statistics_file import load
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Buffers
 from moejax.core.spec import methods
@@ -198,6 +199,8 @@ def test_methods_that_are_run_once(tmp_path):
     sweep = dataclasses.replace(SWEEP, methods=("svd_llm", "fwsvd"), budgets=(0.5,), once=("fwsvd",), rounds=0)
     result = run_sweep(TwoMatrices(), sweep, tmp_path, say=lambda line: None)
     assert [(c["method"], c["seed"]) for c in result["cells"]] == [("svd_llm", 0), ("fwsvd", 0), ("svd_llm", 1)]
+    kinds = [load(tmp_path / "statistics" / f"seed_{seed}.safetensors")[1]["kinds"] for seed in (0, 1)]
+    assert kinds == [["second_moment", "fisher_rows"], ["second_moment"]], "nothing is collected that nobody asks for"
 
 
 def test_unreachable_cells_are_told(tmp_path):
