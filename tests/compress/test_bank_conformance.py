@@ -80,6 +80,7 @@ def test_apply_equals_the_product_with_materialise(method, kind):
         assert np.abs(wanted).max() > 0.1
 
 
+@pytest.mark.slow
 @every_method
 def test_what_is_left_trains_and_is_described(method):
     params, experts = bank(), EXPERTS["mlp"]

@@ -1,5 +1,7 @@
 """Statistics of batches that lie over eight devices equal those of one."""
 
+import pytest
+
 from tests.kernels import eight_devices
 
 PROGRAM = """
@@ -34,5 +36,6 @@ print("eight devices agree")
 """
 
 
+@pytest.mark.slow
 def test_sharded_batches_give_the_same_sums():
     assert "eight devices agree" in eight_devices.output_of(PROGRAM)

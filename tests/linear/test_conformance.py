@@ -147,6 +147,7 @@ def test_bfloat16_rows(name):
     assert jax.eval_shape(one.matmul, low.tokens).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIRST)
 def test_layers_are_scanned(name):
     layers = [drawn(name, seed=seed) for seed in (4, 5)]
