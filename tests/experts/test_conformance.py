@@ -172,6 +172,7 @@ def test_initialisation(name):
             assert np.array_equal(leaf[0], leaf[1]) == equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BANKS)
 def test_the_dense_layer_has_no_expert_axis(name):
     bank = BANKS[name]

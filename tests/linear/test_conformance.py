@@ -18,6 +18,8 @@ from tests.linear.leaf_examples import NAMES, by_einsum, close, drawn, kernels_o
 
 E = 4
 FIRST = [name for name in NAMES if name.endswith("-0")]
+# One example of each type in the quick run, all of them in the slow one.
+QUICK = [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 
 def test_every_leaf_type_has_examples():
@@ -35,7 +37,7 @@ def loss_of(product):
 
 
 @pytest.mark.parametrize("layout", ["buffers", "rows"])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_products_equal_the_einsum_with_materialise(name, layout):
     leaf = drawn(name)
     depth, width = leaf.materialise().shape[-2:]
@@ -58,7 +60,7 @@ def test_products_equal_the_einsum_with_materialise(name, layout):
     close(both[0][1], both[1][1], 3e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_one_expert_alone(name):
     leaf = drawn(name)
     kernel = kernels_of(leaf, E)
@@ -81,7 +83,7 @@ def test_one_expert_alone(name):
     close(one.materialise(), kernel[2])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", QUICK)
 def test_experts_taken_and_cleared(name):
     leaf = drawn(name)
     kernel = kernels_of(leaf, E)
