@@ -1,0 +1,1 @@
+"""Processes, one file each: how data becomes noise."""
