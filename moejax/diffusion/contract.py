@@ -64,7 +64,8 @@ Denoiser = Callable[[Float[Array, "B ..."], Float[Array, " B"]], Denoised]
 @flax.struct.dataclass
 class Sampled:
     """x: the samples. path: x after every step and before the first, [steps + 1, B ...]; estimates: the x0 that each
-    step's first evaluation gave, [steps, B ...]; both None unless asked for."""
+    step's first evaluation gave, [steps, B ...]; both None unless asked for.
+    """
 
     x: Annotated[Any, Float[Array, "B ..."]]
     path: Annotated[Any, Float[Array, "N B ..."] | None] = None
