@@ -124,6 +124,12 @@ def check_reachable(method: str, num_params: int, smallest: int, way_out: str) -
         raise SpecError(f"{method}: num_params={num_params} is not reachable; the smallest is {smallest} ({way_out}).")
 
 
+def check_merged_reachable(method: str, host: HostBank, num_params: int, merged: int) -> None:
+    """Raises SpecError when the budget is below that of `merged` experts as small as they get, with all biases."""
+    least = host.num_biases + merged * host.least_size
+    check_reachable(method, num_params, least, f"{merged} merged experts as small as they get, and the biases")
+
+
 def of_leaf(statistics: Statistics, name: str, field: str, *, kind: str, why: str) -> np.ndarray:
     """One field of the statistics of `name`, as it is stored. Raises SpecError where it is missing or not finite."""
     leaf = statistics.get(name, LeafStatistics())

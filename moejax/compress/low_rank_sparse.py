@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from moejax.compress.leading_directions import leading_directions
+from moejax.compress.low_rank_bank import low_rank_bank
 from moejax.linear.low_rank import LowRank
 from moejax.linear.low_rank_columns import LowRankColumns
 
@@ -65,11 +66,7 @@ def _alternate(
 
 def stacked_leaf(fitted: list[Fitted], dtype: Any) -> LowRank | LowRankColumns:
     """A bank of kernels with equally many columns each; ranks may differ."""
-    ranks = tuple(one.u.shape[1] for one in fitted)
-    width = max(*ranks, 1)  # arrays of rank zero have no product
-    u = np.stack([np.pad(one.u, ((0, 0), (0, width - one.u.shape[1]))) for one in fitted])
-    v = np.stack([np.pad(one.v, ((0, width - one.v.shape[0]), (0, 0))) for one in fitted])
-    low = LowRank(jnp.asarray(u.astype(dtype)), jnp.asarray(v.astype(dtype)), None if set(ranks) == {width} else ranks)
+    low = low_rank_bank([(one.u, one.v) for one in fitted], dtype)
     if not fitted[0].positions.size:
         return low
     columns = jnp.asarray(np.stack([one.columns for one in fitted]).astype(dtype))

@@ -58,10 +58,7 @@ class McSmoe:
         count = expert_bank.activation_counts(statistics, host.num_experts)
         budget = num_params - host.num_biases
         merged = self._num_merged(host, budget)
-        least = host.num_biases + merged * host.least_size
-        expert_bank.check_reachable(
-            "mc_smoe", num_params, least, f"{merged} merged experts as small as they get, and the biases"
-        )
+        expert_bank.check_merged_reachable("mc_smoe", host, num_params, merged)
         dominant, index = groups(logit_cosines(bank, statistics), count, merged)
         weight = expert_bank.averaging(count, index)
         orders = _orders(host, dominant, index) if self.align else {}

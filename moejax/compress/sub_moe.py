@@ -12,18 +12,17 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
 from moejax.compress import expert_bank
 from moejax.compress.expert_bank import HostBank
+from moejax.compress.low_rank_bank import low_rank_bank
 from moejax.compress.output_clusters import cluster, output_cosines
 from moejax.compress.statistics import Statistics
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.linear.epilogue import ACTIVATIONS
 from moejax.linear.indexed import Indexed
-from moejax.linear.low_rank import LowRank
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +53,7 @@ class SubMoE:
         count = expert_bank.activation_counts(statistics, host.num_experts)
         budget = num_params - host.num_biases
         merged = min(self.num_merged or max(budget // host.expert_size, 1), host.num_experts)
-        least = host.num_biases + merged * host.least_size
-        expert_bank.check_reachable(
-            "sub_moe", num_params, least, f"{merged} merged experts as small as they get, and the biases"
-        )
+        expert_bank.check_merged_reachable("sub_moe", host, num_params, merged)
         rows = expert_bank.of_leaf(
             statistics, "router", "rows", kind="rows", why="the inputs on which outputs are compared"
         )
@@ -87,18 +83,11 @@ def _truncated(
         factors[name, group] = u[:, :largest], v[:largest]
     energies = [_energies(*factors[entry]) for entry in entries]
     ranks = dict(zip(entries, expert_bank.spread(units, energies), strict=True))
-    return {name: Indexed(_low_rank(host, name, factors, ranks, len(weight)), index) for name in host.kernels}
-
-
-def _low_rank(host: HostBank, name: str, factors: dict, ranks: dict, groups: int) -> LowRank:
-    own = [ranks[name, group] for group in range(groups)]
-    parts = [factors[name, group] for group in range(groups)]
-    width, dtype = max(own), host.dtype(name)
-    u = np.stack([_padded(u[:, :rank], 1, width) for (u, _), rank in zip(parts, own, strict=True)])
-    v = np.stack([_padded(v[:rank], 0, width) for (_, v), rank in zip(parts, own, strict=True)])
-    return LowRank(
-        jnp.asarray(u.astype(dtype)), jnp.asarray(v.astype(dtype)), tuple(own) if len(set(own)) > 1 else None
-    )
+    cut = {entry: (u[:, : ranks[entry]], v[: ranks[entry]]) for entry, (u, v) in factors.items()}
+    return {
+        name: Indexed(low_rank_bank([cut[name, group] for group in range(len(weight))], host.dtype(name)), index)
+        for name in host.kernels
+    }
 
 
 def shared_basis(kernels: Iterable[np.ndarray]) -> tuple[Float[np.ndarray, "R R"], bool]:
@@ -123,11 +112,6 @@ def in_shared_basis(
 
 def _energies(u: Float[np.ndarray, "D R"], v: Float[np.ndarray, "R F"]) -> Float[np.ndarray, "R"]:
     return np.sum(u**2, axis=0) * np.sum(v**2, axis=1)
-
-
-def _padded(array: np.ndarray, axis: int, size: int) -> np.ndarray:
-    widths = [(0, size - length if i == axis else 0) for i, length in enumerate(array.shape)]
-    return np.pad(array, widths)
 
 
 EXAMPLES = (SubMoE(), SubMoE(num_merged=2))

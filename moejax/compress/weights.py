@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from moejax.compress.low_rank_bank import low_rank_bank
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.linear.dense import Dense
 from moejax.linear.low_rank import LowRank
@@ -49,16 +50,9 @@ class Weight:
         return value
 
     def low_rank(self, factors: Sequence[tuple[np.ndarray, np.ndarray]]) -> LowRank:
-        """The leaf of u [D r], v [r F] per matrix, in the kernel's dtype; ranks are padded with zeros to the largest."""
-        ranks = [u.shape[1] for u, _ in factors]
-        dtype = np.dtype(self.array.dtype)
-        us = np.zeros((len(factors), self.shape[-2], max(ranks)), dtype)
-        vs = np.zeros((len(factors), max(ranks), self.shape[-1]), dtype)
-        for i, ((u, v), rank) in enumerate(zip(factors, ranks, strict=True)):
-            us[i, :, :rank], vs[i, :rank] = u.astype(dtype), v.astype(dtype)
-        if len(self.shape) == 2:
-            return LowRank(jnp.asarray(us[0]), jnp.asarray(vs[0]))
-        return LowRank(jnp.asarray(us), jnp.asarray(vs), None if len(set(ranks)) == 1 else tuple(ranks))
+        """The leaf of u [D r], v [r F] per matrix, in the kernel's dtype."""
+        bank = low_rank_bank(factors, self.array.dtype)
+        return LowRank(bank.u[0], bank.v[0]) if len(self.shape) == 2 else bank
 
 
 def is_leaf(node: Any) -> bool:

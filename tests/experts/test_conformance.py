@@ -22,6 +22,7 @@ from moejax.linear.contract import is_leaf
 from moejax.linear.epilogue import ACTIVATIONS
 from moejax.linear.expert_axis import shared_fields
 from moejax.linear.low_rank import LowRank
+from tests.linear.flat_products import count_product_flops
 
 E, D, F = 3, 5, 6
 BANKS = {f"{name}-{i}": spec for i, (name, spec) in enumerate(examples("experts"))}
@@ -142,19 +143,6 @@ def product_flops(bank, params, rows):
         width = enter(bank, params, jnp.zeros((1, D))).shape[-1]
         calls = [(bank.apply, (params, Buffers(jnp.zeros((E, rows, width)))))]
     return sum(count_product_flops(jax.make_jaxpr(call)(*args).jaxpr) for call, args in calls)
-
-
-def count_product_flops(jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
-            contracted = equation.params["dimension_numbers"][0][0]
-            total += 2 * int(np.prod(out)) * int(np.prod([left[axis] for axis in contracted]))
-        for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            total += count_product_flops(inner) if hasattr(inner, "eqns") else 0
-    return total
 
 
 @pytest.mark.parametrize("name", BANKS)
