@@ -9,8 +9,14 @@ from collections.abc import Callable
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import flax.struct
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from moejax.core.errors import SpecError
+
+TIME_ROUNDING = 1e-5  # times that sums of steps carried past the ends by rounding are no mistake
 
 
 @runtime_checkable
@@ -102,3 +108,19 @@ class Sampler(Protocol):
 def expand(t: Float[Array, "..."], x: Float[Array, "B ..."]) -> Float[Array, "..."]:
     """Times [B] (or a scalar) with axes of size 1 behind them, so that they broadcast against x."""
     return jnp.reshape(t, jnp.shape(t) + (1,) * (x.ndim - jnp.ndim(t))) if jnp.ndim(t) else jnp.full((1,) * x.ndim, t)
+
+
+def check_time(t: Float[Array, "..."], name: str = "t") -> None:
+    """Raises SpecError for times outside [0, 1]; only where their values are known, so not inside compiled functions.
+
+    The usual mistake is a step index, or the time in the unit that the network is told. Source: ours.
+    """
+    if isinstance(t, jax.core.Tracer):
+        return
+    values = np.asarray(t)
+    wrong = values[~((values >= -TIME_ROUNDING) & (values <= 1.0 + TIME_ROUNDING))]  # NaN is wrong as well
+    if wrong.size:
+        raise SpecError(
+            f"{name}={float(wrong.flat[0])} is no time of a process: times lie in [0, 1], 0 is data and 1 is noise. "
+            "A step index i of a chain of num_steps is the time (i + 1) / num_steps."
+        )
