@@ -36,3 +36,20 @@ class ModelOutput:
     losses: Annotated[Any, dict[str, Float[Array, ""]]]
     metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
     plans: Annotated[Any, dict[str, Any]]
+
+
+@flax.struct.dataclass
+class DenoiserOutput:
+    """Output of a diffusion model, float32.
+
+    prediction: what the model was trained to predict, of the shape of its input. variance: where it is learned, the
+    interpolation between the two bounds of the reverse variance, about [-1, 1]; None without.
+    state, losses, metrics, plans: as in `ModelOutput`.
+    """
+
+    prediction: Annotated[Any, Float[Array, "B height width channels"]]
+    variance: Annotated[Any, Float[Array, "B height width channels"] | None]
+    state: Any
+    losses: Annotated[Any, dict[str, Float[Array, ""]]]
+    metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
+    plans: Annotated[Any, dict[str, Any]]

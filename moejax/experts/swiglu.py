@@ -1,11 +1,11 @@
 """Experts with a gated hidden layer and no biases, as in most language models.
 
 Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6 (FFN_SwiGLU).
-Deviations: kernels are drawn by lecun-normal; the paper gives no initialisation.
+Deviations: the paper gives no initialisation; kernels are lecun-normal, or xavier-uniform as in the released DiT-MoE.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from jax.nn import initializers
 from jaxtyping import Array, PRNGKeyArray
@@ -21,11 +21,13 @@ from moejax.linear.hidden_layer import gated_hidden_layer
 class SwigluExperts:
     """y = (silu(x gate) * (x up)) down.
 
-    expert_dim: hidden width F. equal_init: all experts start as copies of one. Raises SpecError for a width below 1.
+    expert_dim: hidden width F. equal_init: all experts start as copies of one. kernel_init: see the file's docstring.
+    Raises SpecError for a width below 1.
     """
 
     expert_dim: int
     equal_init: bool = False
+    kernel_init: Literal["lecun_normal", "xavier_uniform"] = "lecun_normal"
 
     def __post_init__(self) -> None:
         if self.expert_dim < 1:
@@ -34,7 +36,7 @@ class SwigluExperts:
     def init(self, key: PRNGKeyArray, num_experts: int, dim: int) -> dict[str, Dense]:
         """{'gate': Dense [E D F], 'up': Dense [E D F], 'down': Dense [E F D]}, float32."""
         sizes = {"gate": (dim, self.expert_dim), "up": (dim, self.expert_dim), "down": (self.expert_dim, dim)}
-        initializer = initializers.lecun_normal()
+        initializer = getattr(initializers, self.kernel_init)()
         return {
             name: init_dense(named(key, name), (num_experts, *size), initializer, equal=self.equal_init)
             for name, size in sizes.items()
@@ -58,4 +60,4 @@ class SwigluExperts:
         return 6 * dim * self.expert_dim
 
 
-EXAMPLES = (SwigluExperts(expert_dim=6),)
+EXAMPLES = (SwigluExperts(expert_dim=6), SwigluExperts(expert_dim=4, kernel_init="xavier_uniform"))

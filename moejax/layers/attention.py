@@ -15,14 +15,13 @@ from moejax.layers.projection import init_projection, project
 from moejax.linear.rank_space_attention import rank_space_attention
 
 _XAVIER = jax.nn.initializers.xavier_uniform()
-_QK_NORM = LayerNorm(use_bias=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Attention:
     """Softmax attention with `num_heads` heads; queries may come from other tokens than keys and values.
 
-    qk_norm: layer norm (scale only, shared by all heads) of each head's queries and keys.
+    qk_norm: layer norm (shared by all heads) of each head's queries and keys; with a scale only, or qk_norm_bias.
     dropout_rate: rate on the attention weights. causal: position t sees positions up to t only.
     from_rank_space: low-rank queries, keys and values are rebuilt tile by tile where they are used, which takes the least
         memory; other leaves, masks, qk_norm and active dropout go the usual way.
@@ -32,6 +31,7 @@ class Attention:
 
     num_heads: int
     qk_norm: bool = False
+    qk_norm_bias: bool = False
     dropout_rate: float = 0.0
     causal: bool = False
     from_rank_space: bool = False
@@ -42,7 +42,7 @@ class Attention:
         check_rate("dropout_rate", self.dropout_rate)
 
     def init(self, key: PRNGKeyArray, dim: int) -> dict[str, Any]:
-        """Kernels query, key, value, out [D D] with biases [D], and scales [D/H] for qk-norm.
+        """Kernels query, key, value, out [D D] with biases [D], and scales (and biases) [D/H] for qk-norm.
 
         Raises SpecError when the heads do not divide the width.
         """
@@ -51,7 +51,7 @@ class Attention:
         for name in ("query", "key", "value", "out"):
             params |= init_projection(key, name, (dim, dim), _XAVIER)
         if self.qk_norm:
-            params |= {name: _QK_NORM.init(dim // self.num_heads) for name in ("query_norm", "key_norm")}
+            params |= {name: self._qk_norm.init(dim // self.num_heads) for name in ("query_norm", "key_norm")}
         return params
 
     def apply(
@@ -73,8 +73,8 @@ class Attention:
         query, keys = self._heads(params, "query", x), self._heads(params, "key", source)
         values = self._heads(params, "value", source)
         if self.qk_norm:
-            query = _QK_NORM.apply(params["query_norm"], query)
-            keys = _QK_NORM.apply(params["key_norm"], keys)
+            query = self._qk_norm.apply(params["query_norm"], query)
+            keys = self._qk_norm.apply(params["key_norm"], keys)
         query = query * jnp.asarray(query.shape[-1] ** -0.5, query.dtype)
         scores = jnp.einsum("BTHD,BSHD->BHTS", query, keys).astype(jnp.float32)
         if self.causal:
@@ -86,6 +86,10 @@ class Attention:
         weight = dropout(weight, self.dropout_rate, key=maybe_named(key, "attention_weight"))
         y = jnp.einsum("BHTS,BSHD->BTHD", weight, values)
         return project(params, "out", y.reshape(x.shape))
+
+    @property
+    def _qk_norm(self) -> LayerNorm:
+        return LayerNorm(use_bias=self.qk_norm_bias)
 
     def _heads(self, params: dict[str, Any], name: str, x: Float[Array, "B T D"]) -> Float[Array, "B T H d"]:
         y = project(params, name, x)

@@ -14,19 +14,20 @@ from moejax.core.errors import SpecError
 class LayerNorm:
     """(x - mean) / sqrt(variance + epsilon) * scale + bias over the last axis.
 
-    use_bias: without it the norm has a scale only (as qk-norm does).
+    use_bias: without it the norm has a scale only (as qk-norm does). use_scale: without both it has no parameters.
     Source: Ba et al. 2016, "Layer Normalization"; epsilon 1e-6 as in Flax.
     """
 
     epsilon: float = 1e-6
     use_bias: bool = True
+    use_scale: bool = True
 
     def __post_init__(self) -> None:
         _check_epsilon(self.epsilon)
 
     def init(self, dim: int) -> dict[str, Any]:
-        """{'scale': ones [D], 'bias': zeros [D]}."""
-        params = {"scale": jnp.ones(dim)}
+        """{'scale': ones [D], 'bias': zeros [D]}, those that it has."""
+        params = {"scale": jnp.ones(dim)} if self.use_scale else {}
         return params | ({"bias": jnp.zeros(dim)} if self.use_bias else {})
 
     def apply(self, params: dict[str, Any], x: Float[Array, "... D"]) -> Float[Array, "... D"]:
@@ -34,7 +35,8 @@ class LayerNorm:
         y = x.astype(jnp.float32)
         y = y - y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.epsilon)
-        y = y * jnp.broadcast_to(params["scale"], y.shape)
+        if self.use_scale:
+            y = y * jnp.broadcast_to(params["scale"], y.shape)
         if self.use_bias:
             y = y + jnp.broadcast_to(params["bias"], y.shape)
         return y.astype(x.dtype)

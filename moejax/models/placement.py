@@ -8,7 +8,7 @@ from moejax.core.errors import SpecError
 def place(rule: str | tuple[int, ...], depth: int) -> tuple[int, ...]:
     """Indices of the MoE layers, ascending.
 
-    'none'; 'everyN': layers N-1, 2N-1, ...; 'lastN': the last N of the odd layers (V-MoE's "Last N": with 8 layers,
+    'none'; 'all'; 'everyN': layers N-1, 2N-1, ...; 'lastN': the last N of the odd layers (V-MoE's "Last N": with 8 layers,
     'last2' is 5 and 7); 'finalN': the last N of all layers (Soft MoE); or the indices themselves (negative: from the end).
     Raises SpecError for another rule, an index out of range or twice, or more layers than there are.
     Source: Riquelme et al. 2021, section 3.2 and appendix; Puigcerver et al. 2024, section 3.1.
@@ -16,11 +16,11 @@ def place(rule: str | tuple[int, ...], depth: int) -> tuple[int, ...]:
     if isinstance(rule, tuple):
         return _indices(rule, depth)
     match = re.fullmatch(r"(every|last|final)([1-9]\d*)", rule)
-    if rule == "none":
-        return ()
+    if rule in ("none", "all"):
+        return tuple(range(depth)) if rule == "all" else ()
     if not match:
         raise SpecError(
-            f"moe_layers={rule!r} is no rule. Write 'none', 'everyN' (layers N-1, 2N-1, ...), 'lastN' (the last N odd "
+            f"moe_layers={rule!r} is no rule. Write 'none', 'all', 'everyN' (layers N-1, 2N-1, ...), 'lastN' (the last N odd "
             "layers), 'finalN' (the last N layers), or a tuple of indices."
         )
     name, n = match[1], int(match[2])

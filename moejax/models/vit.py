@@ -1,10 +1,7 @@
 """Vision transformers: ViT, and with MoE layers V-MoE, Soft MoE and whatever a router makes of it."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from moejax.core.contracts import Experts
 from moejax.core.dropout import check_rate, dropout
 from moejax.core.errors import SpecError
-from moejax.core.outputs import ModelOutput
+from moejax.core.outputs import LayerOutput, ModelOutput
 from moejax.core.rng import maybe_named, named
-from moejax.core.segments import Segment, apply_segment, segments, segments_named, stack, unstack
 from moejax.core.spec import build_method, method
 from moejax.layers.attention import Attention, check_heads
 from moejax.layers.block import Block
@@ -26,6 +22,8 @@ from moejax.layers.norms import LayerNorm
 from moejax.layers.pooling import AttentionPooling
 from moejax.layers.positions import sincos_2d
 from moejax.layers.projection import init_projection, project
+from moejax.models.depth import apply_blocks, init_blocks
+from moejax.models.limits import check_groups, check_patches, check_pictures, check_sizes
 from moejax.models.placement import place
 
 _NORM = LayerNorm()
@@ -73,15 +71,10 @@ class VisionTransformer:
     dtype: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "patch_size", "channels", "dim", "depth", "num_heads", "mlp_dim", "num_classes"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name}={getattr(self, name)} must be at least 1.")
-        if self.image_size % self.patch_size:
-            low = self.image_size // self.patch_size * self.patch_size
-            raise SpecError(
-                f"patch_size={self.patch_size} does not divide image_size={self.image_size}; "
-                f"resize the pictures to {' or '.join(str(s) for s in (low, low + self.patch_size) if s)}."
-            )
+        check_sizes(
+            self, ("image_size", "patch_size", "channels", "dim", "depth", "num_heads", "mlp_dim", "num_classes")
+        )
+        check_patches(self.patch_size, self.image_size)
         if self.representation_size is not None and self.representation_size < 1:
             raise SpecError(f"representation_size={self.representation_size} must be at least 1, or None for none.")
         check_heads(self.num_heads, self.dim)
@@ -137,27 +130,15 @@ class VisionTransformer:
 
     def check_batch(self, batch_size: int) -> None:
         """Raises SpecError when the tokens of `batch_size` pictures do not make whole groups."""
-        size = self.moe.group_size if self.moe else None
-        if size is not None and batch_size * self.num_tokens % size:
-            step = size // math.gcd(size, self.num_tokens)
-            raise SpecError(
-                f"group_size={size} does not divide the {batch_size * self.num_tokens} tokens of {batch_size} pictures "
-                f"of {self.num_tokens} tokens; use a batch that is a multiple of {step}, or group_size=None."
-            )
+        check_groups(self.moe, batch_size, self.num_tokens)
 
     # Parameters.
 
     def init(self, key: PRNGKeyArray) -> tuple[dict[str, Any], dict[str, Any]]:
         """Parameters {'embedding', 'blocks', 'norm'[, 'pool', 'pre_logits'], 'head'} and state {'blocks': routers'}."""
-        params: dict[str, Any] = {"embedding": self._init_embedding(named(key, "embedding")), "blocks": {}}
-        state: dict[str, Any] = {"blocks": {}}
-        for segment in segments(self.blocks):
-            keys = [named(key, f"block_{i:02d}") for i in segment.layers]
-            init = functools.partial(segment.spec.init, dim=self.dim)
-            # The values of layer by layer calls, but one program for all.
-            tree = init(keys[0]) if segment.length == 1 else jax.vmap(init)(jnp.stack(keys))
-            params["blocks"][segment.name], state["blocks"][segment.name] = tree
-        return params | self._init_head(named(key, "head")), state
+        blocks, state = init_blocks(self.blocks, key, self.dim)
+        params = {"embedding": self._init_embedding(named(key, "embedding")), "blocks": blocks}
+        return params | self._init_head(named(key, "head")), {"blocks": state}
 
     def _init_embedding(self, key: PRNGKeyArray) -> dict[str, Any]:
         params: dict[str, Any] = {"stem": self.stem_spec.init(named(key, "stem"))}
@@ -193,24 +174,29 @@ class VisionTransformer:
 
         Raises SpecError when the pictures have another shape, or the batch does not make whole groups.
         """
-        expected = (self.image_size, self.image_size, self.channels)
-        if images.shape[1:] != expected:
-            raise SpecError(
-                f"pictures must be {list(expected)} (height, width, channels), found {list(images.shape[1:])}."
-            )
+        check_pictures(images.shape, self.image_size, self.channels)
         self.check_batch(images.shape[0])
         x = self.embed(params["embedding"], images, key=maybe_named(key, "embedding"))
-        x, layers, new_state = self._apply_blocks(params["blocks"], state["blocks"], x, key, return_plans)
-        logits, features = self.classify(params, x, key=maybe_named(key, "head"))
-        names = sorted({name for layer in layers.values() for name in layer.losses})
-        metrics = {f"{block}/{name}": value for block, layer in layers.items() for name, value in layer.metrics.items()}
+        out = apply_blocks(
+            self.blocks,
+            params["blocks"],
+            state["blocks"],
+            x,
+            _apply_block,
+            extras=[self._layer_drop_path_rate(i) for i in range(self.depth)],
+            key=key,
+            remat=self.remat,
+            scan=self.scan,
+            return_plans=return_plans,
+        )
+        logits, features = self.classify(params, out.tokens, key=maybe_named(key, "head"))
         return ModelOutput(
             logits=logits,
             features=features,
-            state={"blocks": new_state},
-            losses={name: _mean([o.losses[name] for o in layers.values() if name in o.losses]) for name in names},
-            metrics=metrics,
-            plans={block: o.plan for block, o in layers.items() if o.plan is not None},
+            state={"blocks": out.state},
+            losses=out.losses,
+            metrics=out.metrics,
+            plans=out.plans,
         )
 
     def embed(
@@ -233,28 +219,6 @@ class VisionTransformer:
             x = x + params["positions"].astype(x.dtype)
         return dropout(x, self.dropout_rate, key=maybe_named(key, "dropout"))
 
-    def _apply_blocks(
-        self, params: dict[str, Any], state: dict[str, Any], x: Any, key: Any, return_plans: bool
-    ) -> tuple[Any, dict[str, "_Beside"], dict[str, Any]]:
-        beside: dict[str, _Beside] = {}
-        new_state: dict[str, Any] = {}
-        for segment in segments_named(params, self.blocks):
-            layer: Callable[..., Any] = functools.partial(_apply_block, segment.spec, return_plans)
-            if self.remat:
-                layer = jax.checkpoint(layer, prevent_cse=not self._scans(segment))
-            alone, name = segment.length == 1, segment.name
-            states = [state[name]] if alone else unstack(state[name], segment.length)
-            keys = [maybe_named(key, f"block_{i:02d}") for i in segment.layers]
-            rates = [self._layer_drop_path_rate(i) for i in segment.layers]
-            inputs = list(zip(states, keys, rates, strict=True))
-            x, outs = apply_segment(layer, segment, params[name], x, inputs, unroll=not self.scan)
-            new_state[name] = outs[0].state if alone else stack([out.state for out in outs])
-            beside |= {f"block_{i:02d}": out for i, out in zip(segment.layers, outs, strict=True)}
-        return x, beside, new_state
-
-    def _scans(self, segment: Segment) -> bool:
-        return self.scan and segment.length > 1
-
     def _layer_drop_path_rate(self, layer: int) -> Float[Array, ""] | None:
         if self.drop_path_rate == 0.0:
             return None
@@ -274,25 +238,10 @@ class VisionTransformer:
         return project(params, "head", features.astype(jnp.float32)), features
 
 
-class _Beside(NamedTuple):
-    """What a block returns beside its tokens."""
-
-    state: Any
-    losses: dict[str, Float[Array, ""]]
-    metrics: dict[str, Float[Array, "..."]]
-    plan: Any
-
-
 def _apply_block(
-    block: Block, return_plans: bool, params: Any, x: Float[Array, "B T D"], inputs: Any
-) -> tuple[Float[Array, "B T D"], _Beside]:
-    state, key, rate = inputs
-    out = block.apply(params, state, x, key=key, drop_path_rate=rate)
-    return out.tokens, _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
-
-
-def _mean(values: list[Float[Array, ""]]) -> Float[Array, ""]:
-    return sum(values[1:], values[0]) / jnp.asarray(len(values), jnp.float32)
+    block: Block, params: Any, state: Any, x: Float[Array, "B T D"], key: PRNGKeyArray | None, rate: Any
+) -> LayerOutput:
+    return block.apply(params, state, x, key=key, drop_path_rate=rate)
 
 
 EXAMPLES = (

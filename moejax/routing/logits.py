@@ -7,9 +7,20 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from moejax.core.rng import named
 
 
-def init_kernel(key: PRNGKeyArray, dim: int, num_experts: int) -> Float[Array, "D E"]:
-    """A router kernel, lecun_normal. Source: Riquelme et al. 2021 use a bias-free dense layer with this initializer."""
-    return jax.nn.initializers.lecun_normal()(key, (dim, num_experts), jnp.float32)
+KERNEL_INITS = {
+    "lecun_normal": jax.nn.initializers.lecun_normal(),
+    "kaiming_uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+}
+
+
+def init_kernel(
+    key: PRNGKeyArray, dim: int, num_experts: int, initializer: str = "lecun_normal"
+) -> Float[Array, "D E"]:
+    """A router kernel. 'lecun_normal', or 'kaiming_uniform': uniform within 1 / sqrt(D), kaiming's with slope sqrt(5).
+
+    Source: Riquelme et al. 2021 use a bias-free dense layer with the first; the released DiT-MoE and DeepSeekMoE the second.
+    """
+    return KERNEL_INITS[initializer](key, (dim, num_experts), jnp.float32)
 
 
 def linear_logits(x: Float[Array, "G S D"], kernel: Float[Array, "D E"]) -> Float[Array, "G S E"]:

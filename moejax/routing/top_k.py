@@ -41,6 +41,9 @@ class TopKRouter(TokenChoiceCapacity):
     batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
     importance_, load_, balance_, device_balance_, z_loss_weight: see `losses`. The load loss exists in training only (it
         needs noise). num_devices: over which the device-level loss balances the experts, equally many on each in order.
+    balance_groups: 'each': the balance loss is that of every group by itself, their mean; 'together': of all tokens of the
+        batch at once.
+    kernel_init: 'lecun_normal' or 'kaiming_uniform'; see `logits.init_kernel`.
     bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
         by this rate, up for experts below the mean load and down for those above.
 
@@ -63,6 +66,8 @@ class TopKRouter(TokenChoiceCapacity):
     num_devices: int = 1
     z_loss_weight: float = 0.0
     bias_update_rate: float = 0.0
+    balance_groups: Literal["each", "together"] = "each"
+    kernel_init: Literal["lecun_normal", "kaiming_uniform"] = "lecun_normal"
 
     def __post_init__(self) -> None:
         check_num_selected(self.num_selected_experts, self.num_experts)
@@ -93,7 +98,7 @@ class TopKRouter(TokenChoiceCapacity):
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
         """{'kernel': [D E]} and {'bias': [E]} (or {} when no bias balances)."""
         bias = {"bias": jnp.zeros((self.num_experts,), jnp.float32)} if self.bias_update_rate else {}
-        return {"kernel": init_kernel(key, dim, self.num_experts)}, bias
+        return {"kernel": init_kernel(key, dim, self.num_experts, self.kernel_init)}, bias
 
     def route(
         self,
@@ -160,13 +165,18 @@ class TopKRouter(TokenChoiceCapacity):
             probability = load_probability(clean, noisy, self._noise(), self.num_selected_experts)
             losses["load"] = self.load_loss_weight * load_loss(probability)
         if self.balance_loss_weight:
-            losses["balance"] = self.balance_loss_weight * balance_loss(probs, expert)
+            losses["balance"] = self.balance_loss_weight * self._balance(probs, expert)
         if self.device_balance_loss_weight:
             balance = device_balance_loss(probs, expert, self.num_devices)
             losses["device_balance"] = self.device_balance_loss_weight * balance
         if self.z_loss_weight:
             losses["z"] = self.z_loss_weight * z_loss(clean)
         return losses
+
+    def _balance(self, probs: Float[Array, "G S E"], expert: Int[Array, "G S K"]) -> Float[Array, ""]:
+        if self.balance_groups == "together":
+            probs, expert = (values.reshape(1, -1, values.shape[-1]) for values in (probs, expert))
+        return balance_loss(probs, expert)
 
     def _next_state(self, state: Any, load: Float[Array, "E"], key: PRNGKeyArray | None) -> Any:
         if not self.bias_update_rate or key is None:
@@ -199,6 +209,7 @@ EXAMPLES = (
         scores="sigmoid",
         renormalize=True,
         bias_update_rate=0.01,
+        kernel_init="kaiming_uniform",
     ),
     TopKRouter(
         num_experts=4,
