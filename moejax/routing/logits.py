@@ -6,7 +6,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.rng import named
 
-
 KERNEL_INITS = {
     "lecun_normal": jax.nn.initializers.lecun_normal(),
     "kaiming_uniform": jax.nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),

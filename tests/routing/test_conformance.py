@@ -243,6 +243,8 @@ def test_one_expert_takes_everything(name, router):
         fields["capacity_factor"] = 1.0
     if hasattr(router, "num_devices"):
         fields["num_devices"] = 1
+    if hasattr(router, "boundaries"):
+        fields["boundaries"] = ()
     alone = dataclasses.replace(router, **fields)
     routed = route(alone, tokens())
     np.testing.assert_allclose(served(routed.plan), 1.0, rtol=1e-5)
