@@ -1,4 +1,4 @@
-"""Published sizes as data, the VisionTransformer fields that they mean, and sizes that follow from others."""
+"""Published sizes as data, the fields of picture models that they mean, and sizes that follow from others."""
 
 import dataclasses
 import types
@@ -49,6 +49,22 @@ SOFT_MOE_LAYERS: Mapping[str, str] = types.MappingProxyType(
 )
 """Where Soft MoE's MoE layers stand: the second half of the blocks."""
 
+DIT_MOE: Mapping[str, Size] = types.MappingProxyType(
+    {
+        "S": Size(384, 12, 6, 1536),
+        "B": Size(768, 12, 12, 3072),
+        "L": Size(1024, 24, 16, 4096),
+        "XL": Size(1152, 28, 16, 4608),
+        "G": Size(1408, 40, 16, 5632),
+    }
+)
+"""DiT's family, and DiT-MoE's, which adds G; patches of 2, 4 or 8. Routed experts are as wide as the MLP that they replace.
+
+Source: Peebles & Xie 2023, table 1; Fei et al. 2024, "Scaling Diffusion Transformers to 16 Billion Parameters", table 1."""
+
+DIT_MOE_QK_NORM = frozenset({"XL", "G"})
+"""The sizes of DiT-MoE that norm queries and keys."""
+
 
 def fine_grained(
     num_experts: int, num_selected_experts: int, expert_dim: int, *, split: int = 1, num_shared: int = 0
@@ -80,7 +96,7 @@ def fine_grained(
 
 
 def fields(family: Mapping[str, Size], size: str, *, image_size: int = 224) -> dict[str, Any]:
-    """VisionTransformer fields of a size written 'B/16' (name / patch size).
+    """VisionTransformer or DiffusionTransformer fields of a size written 'B/16' (name / patch size).
 
     Raises SpecError when the name is not in the family or the patch size is missing.
     """
