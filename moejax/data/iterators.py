@@ -22,16 +22,23 @@ class TrainIterator(Protocol):
     def set_state(self, state: Mapping[str, Any]) -> None: ...
 
 
+@runtime_checkable
+class Rows(Protocol):
+    """Examples that are read many at a time: an array, or a split on disk."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
 class MemoryIterator:
-    """Batches of a split in memory: batch number `step` depends on (seed, step, process) and nothing else.
+    """Batches of rows that are read many at a time: batch number `step` depends on (seed, step, process) and nothing else.
 
     Epoch e is the permutation drawn from (seed, e); its last `n mod batch_size` pictures are left out of that epoch.
     Source: ours.
     """
 
-    def __init__(
-        self, images: np.ndarray, labels: np.ndarray, pipeline: Pipeline, info: Any, *, seed: int, share: Share
-    ):
+    def __init__(self, images: Rows, labels: np.ndarray, pipeline: Pipeline, info: Any, *, seed: int, share: Share):
         self._images, self._labels, self._pipeline, self._info = images, labels, pipeline, info
         self._seed, self._share, self._step = seed, share, 0
         self._epoch, self._order = -1, np.zeros(0, np.int64)

@@ -10,6 +10,7 @@ from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.spec import build_method, build_spec, methods
 from moejax.data.augment import Augment
 from moejax.data.dataset import ArraySplit, Dataset, Opened
+from moejax.data.latent_dataset import LatentDataset, OpenedLatents
 from moejax.data.pipeline import Pipeline
 from moejax.data.resize import centre_crop, set_channels
 
@@ -30,7 +31,10 @@ def build(config: Any, *, path: str = "data") -> Dataset:
     augment = Augment.build(given.pop("augment", None), path=f"{path}.augment")
     pipeline = build_spec(Pipeline, given | {"augment": augment}, path=path)
     name = str(fields.get("dataset", fields["name"]))
-    return Dataset(name, _store(name, source.open(), pipeline), pipeline)
+    opened = source.open()
+    if isinstance(opened, OpenedLatents):
+        return LatentDataset(name, opened, pipeline)
+    return Dataset(name, _store(name, opened, pipeline), pipeline)
 
 
 def _plain(config: Any) -> Mapping[str, Any]:
