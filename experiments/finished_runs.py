@@ -24,17 +24,16 @@ PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 
 @dataclasses.dataclass(frozen=True)
 class FinishedRun:
-    """A run with its model, the parameters of one checkpoint, and its data. link: what the loss makes of logits."""
+    """A run with its task, the parameters of one checkpoint, and its data."""
 
     workdir: Path
     which: str
     step: int
     config: dict[str, Any]
-    model: Any
+    task: Any
     params: Any
     state: Any
     dataset: Dataset
-    link: str
 
     @classmethod
     def load(cls, workdir: str | Path, which: str | None = None) -> "FinishedRun":
@@ -44,12 +43,22 @@ class FinishedRun:
         config, params, state, step = load_run(path, which)
         task = build_task(config)
         dataset = opening.build(config["data"], path="config.data")
-        return cls(path, which, step, config, task.model, params, state, dataset, task.cross_entropy)
+        return cls(path, which, step, config, task, params, state, dataset)
+
+    @property
+    def model(self) -> Any:
+        return self.task.model
 
     def evaluate(self, split: str = "test", few_shot: FewShot | None = FewShot()) -> dict[str, Any]:  # noqa: B008
         """Evaluates and writes evaluation.json into the run's folder."""
         found = evaluate(
-            self.model, self.params, self.state, self.dataset, split=split, link=self.link, few_shot=few_shot
+            self.model,
+            self.params,
+            self.state,
+            self.dataset,
+            split=split,
+            link=self.task.cross_entropy,
+            few_shot=few_shot,
         )
         found |= {"which": self.which, "step": self.step, "environment": environment()}
         target = self.workdir / "evaluation.json"
