@@ -69,8 +69,8 @@ def make_steps(step: Step, carry: Any, rows: Rows, *, record: bool) -> Sampled:
     return Sampled(x=carry[0], path=jnp.concatenate([first[None], kept[0]]), estimates=kept[1])
 
 
-def step_keys(sampler: Any, key: PRNGKeyArray | None) -> PRNGKeyArray:
-    """One key for each step. Raises SpecError without a key to make them from."""
+def step_keys(sampler: TimeSteps, key: PRNGKeyArray | None) -> Array:
+    """[num_steps] keys, one for each step. Raises SpecError without a key to make them from."""
     if key is None:
         raise SpecError(f"{sampler} draws noise at every step: give sample() a key=jax.random.key(seed).")
     return jax.random.split(key, sampler.num_steps)
