@@ -2,7 +2,10 @@ r"""DiT-MoE and its dense DiT at every published size, on ImageNet latents, and 
 
   python experiments/summary.py --config configs/dit/dit_moe_paper.py:size=S/2,experts=8
   python experiments/summary.py --config configs/dit/dit_moe_paper.py:size=XL/2,experts=0
-  python experiments/train.py --config configs/dit/dit_moe_paper.py:size=S/2,experts=8 --workdir runs/dit_moe_s
+  python experiments/cache_latents.py --weights vae.safetensors --data.name=imagenet2012 --data.image_size=256 --mirrored \
+      --folder latents/imagenet256
+  python experiments/train.py --config configs/dit/dit_moe_paper.py:size=S/2,experts=8 --workdir runs/dit_moe_s \
+      --config.data.folder=latents/imagenet256
 
 Arguments: size=S|B|L|XL|G/PATCH (patch 2, 4 or 8), experts (0: the dense DiT), k (chosen per token), shared (the width of
 the shared expert in units of D; 0: none), image_size (256 or 512; latents are an eighth of it), num_classes,
@@ -18,7 +21,7 @@ second picture of outputs. The released code adds the balance losses of all laye
 Record: not run here.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from moejax.core.arguments import parse
 from moejax.core.errors import SpecError, did_you_mean
@@ -85,7 +88,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "loss_type": "simple" if flow else "hybrid",
         "aux_loss_weight": float(fields["depth"]),
     }
-    config.data = {"name": "latents", "batch_size": 256, "eval_batch_size": 256}
+    folder = config_dict.placeholder(str)  # of the cache; the command line gives it
+    config.data = {"name": "latents", "folder": folder, "batch_size": 256, "eval_batch_size": 256}
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "schedule": "constant", "weight_decay": 0.0}
     config.train = {
         "steps": 400_000,

@@ -20,14 +20,14 @@ SMALL = 512 * 2**20  # bytes up to which verify='auto' compares checksums
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latents:
-    """folder: the cache. scale: what the autoencoder multiplied by, which must be what the cache says (None: whatever).
+    """folder: the cache; must be given. scale: what the autoencoder multiplied by, which must be what the cache says (None: whatever).
 
     mean, std: what the latents should have per channel, or one value for all. A standard deviation more than twice or less
     than half of it, or a mean further off than it, is refused: those latents were scaled otherwise.
     verify: compare checksums: 'always', 'never', or 'auto': of caches up to 512 MiB.
     """
 
-    folder: str
+    folder: str | None = None
     scale: float | None = 0.18215
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
@@ -39,6 +39,8 @@ class Latents:
 
     def open(self) -> OpenedLatents:
         """Raises SpecError when the cache is missing, incomplete or changed, or its latents have another scale."""
+        if self.folder is None:
+            raise SpecError("data.folder must name the latents cache that experiments/cache_latents.py has written.")
         folder = Path(self.folder).expanduser()
         manifest = read_manifest(folder)
         if self.scale is not None and not np.isclose(manifest["scale"], self.scale):

@@ -145,6 +145,8 @@ def test_files_that_changed(tmp_path):
 
 
 def test_no_cache(tmp_path):
+    with pytest.raises(SpecError, match="data.folder must name the latents cache"):
+        build({"name": "latents", "batch_size": 8})
     with pytest.raises(
         SpecError, match=r"holds no latents.json: write the cache with `python experiments/cache_latents"
     ):
