@@ -25,13 +25,16 @@ BIN := $(VENV)/bin
 UV := $(UV_VENV)/bin/uv
 SOURCES := moejax kernels experiments configs tests notebooks
 
-.PHONY: help demo test test-slow lint format types notebooks lock wheel venv clean
+.PHONY: help demo demo-diffusion test test-slow lint format types notebooks lock wheel venv clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(VENV)/.run  ## trains a dense ViT, V-MoE, expert choice and Soft MoE on real images and writes the report
 	$(BIN)/python experiments/demo.py $(DEMO_ARGS)
+
+demo-diffusion: $(VENV)/.run  ## trains a DiT-MoE on photographs of garments, samples it and shows what its experts do
+	$(BIN)/python experiments/demo_diffusion.py $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)

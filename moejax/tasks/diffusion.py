@@ -115,7 +115,8 @@ class Diffusion:
         """`evaluate`, and the model's own metrics in the second quarter of the times, padding included."""
         x0, label = batch["image"].astype(jnp.float32), batch["label"]
         mask: Bool[Array, " B"] = batch["mask"] if "mask" in batch else jnp.ones(label.shape, bool)
-        columns, metrics = [], {}
+        columns: list[Array] = []
+        metrics: dict[str, Array] = {}
         for quarter in range(QUARTERS):
             t, noise = self._evaluation_draws(quarter, x0)
             output = self._ask(params, state, noised(self.process, x0, noise, t), t, label)
