@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from moejax.core.contracts import enter
 from moejax.core.plans import ExpertChoice, Merge, Plan, SlotMix, TokenChoice
@@ -32,7 +33,8 @@ def expert_rows(moe: MoE, params: Any, state: Any, x: Any, key: Any) -> ExpertRo
     groups = jax.ShapeDtypeStruct((x.shape[0] * x.shape[1] // size, size, x.shape[2]), x.dtype)
 
     def route(p: Any, s: Any, tokens: Any, k: Any) -> Any:
-        return moe.router.route(p, s, tokens, key=k, token_ids=None).plan
+        steps = jnp.zeros(tokens.shape[:2], jnp.int32) if getattr(moe.router, "reads_time", False) else None
+        return moe.router.route(p, s, tokens, key=k, token_ids=steps).plan
 
     args = (params["router"], state, groups, key)
     plan = jax.eval_shape(route, *args)

@@ -8,11 +8,14 @@ token fills are reported apart as padding. A training step is the forward pass t
 two), and once more for recomputed blocks (remat).
 **Activation bytes**: what the backward pass of each part keeps from its forward pass, before the compiler's savings; the
 transient peak inside a recomputed block is not in it.
+A fixed table of positions stands in a line of its own: it is not trained, but published totals count it.
 Source: ours; activated parameters of Soft MoE are not defined in its paper.
 """
 
 import dataclasses
+import functools
 import json
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +27,11 @@ from moejax.core.segments import segments_named
 from moejax.core.tree import flatten
 from moejax.evals.expert_rows import ExpertRows, expert_rows
 from moejax.evals.flops import count_flops
+from moejax.evals.model_ends import End, Model, condition_shape, model_ends, token_shape
 from moejax.evals.weight_costs import activated_params, bank_flops, num_params, passage_flops
+from moejax.layers.adaptive_block import AdaptiveBlock, modulation
 from moejax.layers.block import Block
 from moejax.layers.moe import MoE
-from moejax.models.vit import VisionTransformer
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
 
@@ -72,14 +76,14 @@ class Summary:
 
 
 def summarise(
-    model: VisionTransformer,
+    model: Model,
     *,
     batch_size: int = 1,
     optimizer_state: Shapes = None,
     params: Shapes = None,
     state: Shapes = None,
 ) -> Summary:
-    """The cost of `model`; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
+    """The cost of a picture model; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
 
     params, state: arrays or shapes, where they are not those of the model's init, such as compressed ones.
     Raises SpecError when `batch_size` pictures do not make whole groups.
@@ -90,40 +94,46 @@ def summarise(
     params = fresh_params if params is None else _shapes(params)
     state = fresh_state if state is None else _shapes(state)
     memory = flatten(optimizer_state)
-    images = jax.ShapeDtypeStruct((batch_size, model.image_size, model.image_size, model.channels), jnp.float32)
-    tokens = jax.ShapeDtypeStruct((batch_size, model.num_tokens, model.dim), jnp.dtype(model.dtype))
-
-    def dense(name: str, tree: Shapes, prefixes: list[str], apply: Callable[..., Any], x: Any) -> Part:
-        flops = count_flops(apply, tree, x, None) // batch_size
-        return Part(
-            name=name,
-            kind=model.stem if name == "embedding" else model.pooling,
-            params=num_params(tree),
-            activated_params=num_params(tree),
-            flops_per_example=flops,
-            step_flops_per_example=3 * flops,
-            params_bytes=_bytes(tree),
-            optimizer_bytes=_optimizer_bytes(memory, prefixes),
-            activation_bytes=_residual_bytes(apply, tree, x, key),
-        )
-
-    embedding = dense("embedding", params["embedding"], ["embedding"], lambda p, x, k: model.embed(p, x, key=k), images)
-    rest = {name: tree for name, tree in params.items() if name not in ("embedding", "blocks")}
-    head = dense("head", rest, list(rest), lambda p, x, k: model.classify(p, x, key=k)[0], tokens)
+    tokens, condition = token_shape(model, batch_size), condition_shape(model, batch_size)
+    before, after = (
+        [_end_part(end, params, memory, batch_size, key) for end in ends]
+        for ends in model_ends(model, params, batch_size)
+    )
     blocks = []
     for segment in segments_named(params["blocks"], model.blocks):
         layer_params, layer_state = _one_layer(
             (params["blocks"][segment.name], state["blocks"][segment.name]), segment.length
         )
-        part = _block_part(segment.spec, layer_params, layer_state, tokens, key, remat=model.remat)
+        part = _block_part(segment.spec, layer_params, layer_state, tokens, condition, key, remat=model.remat)
         used = _optimizer_bytes(memory, [f"blocks/{segment.name}"]) // segment.length
         blocks += [dataclasses.replace(part, name=f"block_{i:02d}", optimizer_bytes=used) for i in segment.layers]
-    return Summary(parts=(embedding, *blocks, head), batch_size=batch_size)
+    return Summary(parts=(*before, *blocks, *after), batch_size=batch_size)
 
 
-def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *, remat: bool) -> Part:
+def _end_part(end: End, params: Shapes, memory: dict[str, Any], batch_size: int, key: Any) -> Part:
+    tree = {path: functools.reduce(operator.getitem, path.split("/"), params) for path in end.paths}
+    flops = count_flops(end.apply, tree, end.inputs, None) // batch_size
+    size = num_params(tree) + end.fixed
+    return Part(
+        name=end.name,
+        kind=end.kind,
+        params=size,
+        activated_params=size,
+        flops_per_example=flops,
+        step_flops_per_example=3 * flops,
+        params_bytes=_bytes(tree) + 4 * end.fixed,
+        optimizer_bytes=_optimizer_bytes(memory, list(end.paths)),
+        activation_bytes=_residual_bytes(end.apply, tree, end.inputs, key),
+    )
+
+
+def _block_part(
+    block: Block | AdaptiveBlock, params: Shapes, state: Shapes, x: Any, condition: Any, key: Any, *, remat: bool
+) -> Part:
     mixer, batch = block.mixer, x.shape[0]
     flops = count_flops(block.attention.apply, params["attention"], x)
+    if isinstance(block, AdaptiveBlock):
+        flops += count_flops(lambda p, c: modulation(p, c, 6), params, condition)
     kind, size = "dense", num_params(params)
     activated, step_flops, padding, step_padding = size, flops, 0, 0
     if isinstance(mixer, MoE):
@@ -145,8 +155,10 @@ def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *
         step_flops = flops
     passes = 4 if remat else 3
 
-    def apply(p: Any, tokens: Any, k: Any) -> Any:
-        return block.apply(p, _zeros(state), tokens, key=k).tokens
+    inputs = (x,) if condition is None else (x, condition)
+
+    def apply(p: Any, given: Any, k: Any) -> Any:
+        return block.apply(p, _zeros(state), *given, key=k).tokens
 
     return Part(
         name="block",
@@ -158,7 +170,7 @@ def _block_part(block: Block, params: Shapes, state: Shapes, x: Any, key: Any, *
         step_flops_per_example=passes * step_flops // batch,
         step_padding_flops_per_example=passes * step_padding // batch,
         params_bytes=_bytes(params),
-        activation_bytes=_bytes(x) if remat else _residual_bytes(apply, params, x, key),
+        activation_bytes=_bytes(x) if remat else _residual_bytes(apply, params, inputs, key),
     )
 
 
@@ -178,13 +190,13 @@ def _one_layer(tree: Shapes, length: int) -> Shapes:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), tree)
 
 
-def _residual_bytes(apply: Callable[..., Any], params: Shapes, x: Any, key: Any) -> int:
+def _residual_bytes(apply: Callable[..., Any], params: Shapes, inputs: Any, key: Any) -> int:
     """Bytes that the backward pass keeps, the parameters themselves left out."""
 
-    def residuals(p: Any, tokens: Any, k: Any) -> list[Any]:
-        return jax.tree.leaves(jax.vjp(lambda q, t: apply(q, t, k), p, tokens)[1])
+    def residuals(p: Any, given: Any, k: Any) -> list[Any]:
+        return jax.tree.leaves(jax.vjp(lambda q, g: apply(q, g, k), p, given)[1])
 
-    jaxpr = jax.make_jaxpr(residuals)(params, x, key).jaxpr
+    jaxpr = jax.make_jaxpr(residuals)(params, inputs, key).jaxpr
     given = jaxpr.invars[: len(jax.tree.leaves(params))]
     kept = {id(v): v.aval for v in jaxpr.outvars if not hasattr(v, "val") and not any(v is p for p in given)}
     return sum(_bytes(aval) for aval in kept.values())

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from moejax.core.errors import SpecError
@@ -93,12 +94,13 @@ class LabelEmbedding:
         """Raises SpecError for labels that the table does not have; traced labels cannot be looked at."""
         if isinstance(label, jax.core.Tracer):
             return
-        if label.size and int(label.max()) == self.num_classes and not self.dropout:
+        values = np.asarray(label)  # NumPy: inside a compiled function jnp would trace even these
+        if values.size and values.max() == self.num_classes and not self.dropout:
             raise SpecError(
                 f"label {self.num_classes} is the null label, which a model with label_dropout=0 never learned; "
                 "train with label_dropout > 0 (0.1 is usual) to sample without a class or with guidance."
             )
-        if label.size and not 0 <= int(label.min()) <= int(label.max()) < self.num_labels:
-            wrong = next(int(v) for v in label if not 0 <= int(v) < self.num_labels)
+        outside = values[(values < 0) | (values >= self.num_labels)]
+        if outside.size:
             null = f", or {self.num_classes} for none" if self.dropout else ""
-            raise SpecError(f"label {wrong} is out of range; classes are 0 to {self.num_classes - 1}{null}.")
+            raise SpecError(f"label {outside[0]} is out of range; classes are 0 to {self.num_classes - 1}{null}.")

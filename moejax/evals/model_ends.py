@@ -1,0 +1,108 @@
+"""What stands before and after the blocks of a model, as pieces whose cost can be counted.
+
+Source: ours.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from moejax.models.dit import DiffusionTransformer
+from moejax.models.vit import VisionTransformer
+
+Shapes = Any  # a tree of jax.ShapeDtypeStruct
+Model = VisionTransformer | DiffusionTransformer
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class End:
+    """One piece. apply(params, inputs, key) computes it, with the params [path, ...] of the model's as a dict by path.
+
+    fixed: numbers of a table that is no parameter, but that published totals count.
+    """
+
+    name: str
+    kind: str
+    paths: tuple[str, ...]
+    apply: Callable[..., Any]
+    inputs: Shapes
+    fixed: int = 0
+
+
+def model_ends(model: Model, params: Shapes, batch_size: int) -> tuple[tuple[End, ...], tuple[End, ...]]:
+    """The pieces before the blocks, and those after them."""
+    side = model.image_size
+    images = jax.ShapeDtypeStruct((batch_size, side, side, model.channels), jnp.float32)
+    tokens = token_shape(model, batch_size)
+    if isinstance(model, DiffusionTransformer):
+        return _of_dit(model, images, tokens)
+    return _of_vit(model, params, images, tokens)
+
+
+def token_shape(model: Model, batch_size: int) -> jax.ShapeDtypeStruct:
+    """[B T D] in the compute dtype."""
+    return jax.ShapeDtypeStruct((batch_size, model.num_tokens, model.dim), jnp.dtype(model.dtype))
+
+
+def condition_shape(model: Model, batch_size: int) -> jax.ShapeDtypeStruct | None:
+    """[B D] in the compute dtype for models whose blocks are conditioned, else None."""
+    conditioned = isinstance(model, DiffusionTransformer)
+    return jax.ShapeDtypeStruct((batch_size, model.dim), jnp.dtype(model.dtype)) if conditioned else None
+
+
+def _of_vit(model: VisionTransformer, params: Shapes, images: Shapes, tokens: Shapes) -> Any:
+    rest = tuple(name for name in params if name not in ("embedding", "blocks"))
+    embedding = End(
+        name="embedding",
+        kind=model.stem,
+        paths=("embedding",),
+        apply=lambda p, x, k: model.embed(p["embedding"], x, key=k),
+        inputs=images,
+    )
+    head = End(
+        name="head",
+        kind=model.pooling,
+        paths=rest,
+        apply=lambda p, x, k: model.classify(p, x, key=k)[0],
+        inputs=tokens,
+    )
+    return (embedding,), (head,)
+
+
+def _of_dit(model: DiffusionTransformer, images: Shapes, tokens: Shapes) -> Any:
+    batch = images.shape[0]
+    times = jax.ShapeDtypeStruct((batch,), jnp.float32), jax.ShapeDtypeStruct((batch,), jnp.int32)
+    stem, time, labels = "embedding/stem", "embedding/time", "embedding/labels"
+    embedding = End(
+        name="embedding",
+        kind="patch",
+        paths=(stem,),
+        apply=lambda p, x, k: model.embed({"stem": p[stem]}, x),
+        inputs=images,
+    )
+    positions = End(
+        name="positions",
+        kind="fixed",
+        paths=(),
+        apply=lambda p, x, k: None,
+        inputs=(),
+        fixed=model.num_tokens * model.dim,
+    )
+    condition = End(
+        name="condition",
+        kind="time+label",
+        paths=(time, labels),
+        apply=lambda p, x, k: model.condition({"time": p[time], "labels": p[labels]}, *x, key=k),
+        inputs=times,
+    )
+    final = End(
+        name="final",
+        kind="adaLN",
+        paths=("final",),
+        apply=lambda p, x, k: model.predict(p["final"], *x),
+        inputs=(tokens, condition_shape(model, batch)),
+    )
+    return (embedding, positions, condition), (final,)
