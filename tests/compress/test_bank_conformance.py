@@ -16,9 +16,12 @@ from moejax.core.spec import examples
 from moejax.linear.dense import Dense
 from moejax.linear.structure import abstract, describe
 from tests.compress.small_banks import EXPERTS, D, E, F, bank, calibration, random, with_router
+from tests.first_examples import quick_first
 
 METHODS = {f"{name}-{i}": spec for i, (name, spec) in enumerate(examples("compress")) if isinstance(spec, BankMethod)}
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+every_method = pytest.mark.parametrize(
+    "method", [pytest.param(METHODS[one.id], id=one.id, marks=one.marks) for one in quick_first(METHODS)]
+)
 every_bank = pytest.mark.parametrize("kind", EXPERTS)
 
 

@@ -89,7 +89,10 @@ ROUTERS = {
 }
 
 
-@pytest.mark.parametrize("case", ROUTERS)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case, marks=[] if case in ("dropless", "soft") else [pytest.mark.slow]) for case in ROUTERS],
+)
 def test_sums_are_those_of_the_tokens_that_each_expert_really_computes(case):
     router, fields = ROUTERS[case]
     layer = moe(router, **fields)

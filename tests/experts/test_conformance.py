@@ -22,6 +22,7 @@ from moejax.linear.contract import is_leaf
 from moejax.linear.epilogue import ACTIVATIONS
 from moejax.linear.expert_axis import shared_fields
 from moejax.linear.low_rank import LowRank
+from tests.first_examples import quick_first
 from tests.linear.flat_products import count_product_flops
 
 E, D, F = 3, 5, 6
@@ -84,7 +85,7 @@ def own_arrays(params):
     return found
 
 
-@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("name", quick_first(BANKS))
 def test_apply_equals_the_product_with_materialise(name):
     bank = BANKS[name]
     params = unit_params(bank)
@@ -145,7 +146,7 @@ def product_flops(bank, params, rows):
     return sum(count_product_flops(jax.make_jaxpr(call)(*args).jaxpr) for call, args in calls)
 
 
-@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("name", quick_first(BANKS))
 def test_initialisation(name):
     bank = BANKS[name]
     for equal in (False, True):
@@ -243,7 +244,7 @@ def test_dropout_is_random_with_a_key_only(layout):
     assert 0.3 < np.mean(np.asarray(first) == 0) < 0.7
 
 
-@pytest.mark.parametrize("name", BANKS)
+@pytest.mark.parametrize("name", quick_first(BANKS))
 def test_bfloat16_stays(name):
     bank = BANKS[name]
     params = unit_params(bank)

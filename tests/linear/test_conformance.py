@@ -13,13 +13,13 @@ from moejax.linear.contract import Leaf, is_leaf
 from moejax.linear.expert_axis import add_expert_axis, cleared, drop_expert_axis, take_experts
 from moejax.linear.mix import mix
 from moejax.linear.registry import examples, leaf_types
+from tests.first_examples import quick_first
 from tests.linear.flat_products import count_product_flops
 from tests.linear.leaf_examples import NAMES, by_einsum, close, drawn, kernels_of, layouts, normal
 
 E = 4
 FIRST = [name for name in NAMES if name.endswith("-0")]
-# One example of each type in the quick run, all of them in the slow one.
-QUICK = [name if name in FIRST else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
+QUICK = quick_first(NAMES)
 
 
 def test_every_leaf_type_has_examples():
