@@ -39,7 +39,8 @@ def snr_phases(process: Process, num_phases: int) -> tuple[int, ...]:
         middle = (left + right) / 2
         before = log_snr(process, middle) > wanted
         left, right = np.where(before, middle, left), np.where(before, right, middle)
-    steps = tuple(math.ceil(step) for step in np.asarray(process.model_time(jnp.asarray(right, jnp.float32))))
+    times = np.asarray(process.model_time(jnp.asarray(right, jnp.float32)), np.float64)
+    steps = tuple(math.ceil(time - 0.01) for time in times)  # float32 near the ends knows no better
     if len(set(steps)) < len(steps):
         raise SpecError(f"num_phases={num_phases} is too many: some of its phases start at the same step, {steps}.")
     return steps

@@ -81,3 +81,18 @@ def test_masked_tokens_are_seen_by_nobody() -> None:
     np.testing.assert_allclose(y[1], attention.apply(params, x[1:])[0], rtol=1e-5, atol=1e-5)
     nobody = attention.apply(params, x, mask=jnp.zeros((2, 6), bool))
     assert np.all(np.isfinite(nobody))
+
+
+def test_qk_norm_with_biases() -> None:
+    attention = Attention(num_heads=2, qk_norm=True, qk_norm_bias=True)
+    params = attention.init(jax.random.key(0), 8)
+    assert sorted(params["query_norm"]) == sorted(params["key_norm"]) == ["bias", "scale"]
+    x = jax.random.normal(jax.random.key(1), (1, 3, 8))
+    plain = Attention(num_heads=2, qk_norm=True)
+    np.testing.assert_allclose(attention.apply(params, x), plain.apply(params, x), rtol=1e-6)  # biases start at zero
+    params["query_norm"] = {"scale": jnp.zeros(4), "bias": jnp.asarray([1.0, 0.0, 0.0, 0.0])}
+    params["key_norm"] = {"scale": jnp.zeros(4), "bias": jnp.asarray([2.0, 0.0, 0.0, 0.0])}
+    # All scores are the same, so that every token gets the mean of the values.
+    values = x @ params["value"].kernel + params["value_bias"][None, None]
+    expected = values.mean(1, keepdims=True) @ params["out"].kernel + params["out_bias"][None, None]
+    np.testing.assert_allclose(attention.apply(params, x), jnp.broadcast_to(expected, x.shape), rtol=1e-4, atol=1e-6)

@@ -32,5 +32,8 @@ def test_norms_compute_in_float32_and_return_the_dtype_of_x() -> None:
 
 def test_scale_only_has_no_bias_and_a_bad_epsilon_is_refused() -> None:
     assert list(LayerNorm(use_bias=False).init(4)) == ["scale"]
+    bare = LayerNorm(use_bias=False, use_scale=False)
+    assert bare.init(4) == {}
+    np.testing.assert_allclose(bare.apply({}, jnp.asarray([[1.0, 3.0]])), [[-1.0, 1.0]], rtol=1e-5)
     with pytest.raises(SpecError, match="epsilon=0"):
         LayerNorm(epsilon=0.0)

@@ -10,6 +10,7 @@ from moejax.models.placement import place
     ("rule", "depth", "layers"),
     [
         ("none", 4, ()),
+        ("all", 3, (0, 1, 2)),  # DiT-MoE
         ("last2", 8, (5, 7)),  # V-MoE-S Last-2
         ("every2", 12, (1, 3, 5, 7, 9, 11)),  # V-MoE-B Every-2
         ("last5", 32, (23, 25, 27, 29, 31)),  # V-MoE-H Last-5

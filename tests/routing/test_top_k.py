@@ -189,3 +189,23 @@ def test_device_level_loss_and_its_devices():
         np.testing.assert_allclose(losses["device_balance"], 2.0 * wanted, rtol=1e-5)
     with pytest.raises(SpecError, match="num_devices=2 must divide num_experts=3"):
         TopKRouter(num_experts=3, num_devices=2)
+
+
+def test_groups_are_balanced_each_or_together():
+    # Two groups of two tokens. Each alone is lopsided: (0, 0) and (1, 2) of three experts; together 1/2, 1/4, 1/4.
+    params = {"kernel": jnp.log(GATES[jnp.asarray([0, 1, 3, 2])])}
+    params["kernel"] = params["kernel"].at[3].set(jnp.log(jnp.asarray([0.1, 0.1, 0.8])))
+    x = jnp.eye(4).reshape(2, 2, 4)
+    losses = {}
+    for groups in ("each", "together"):
+        router = TopKRouter(num_experts=3, noise_std=0.0, balance_loss_weight=1.0, balance_groups=groups)
+        losses[groups] = float(router.route(params, {}, x).losses["balance"])
+    # Each: f = (1, 0, 0), P = (.65, .25, .1): 3 * .65 = 1.95; f = (0, .5, .5), P = (.15, .4, .45): 3 * .425 = 1.275.
+    # Together: f = (.5, .25, .25), P = (.4, .325, .275): 3 * (.2 + .08125 + .06875) = 1.05.
+    np.testing.assert_allclose([losses["each"], losses["together"]], [(1.95 + 1.275) / 2, 1.05], rtol=1e-5)
+
+
+def test_kaiming_uniform_kernels_lie_within_one_over_the_root_of_the_width():
+    kernel = TopKRouter(num_experts=64, kernel_init="kaiming_uniform").init(jax.random.key(0), 100)[0]["kernel"]
+    assert 0.099 < np.abs(kernel).max() <= 0.1  # kaiming with slope sqrt(5): sqrt(6 / (1 + 5)) / sqrt(100)
+    np.testing.assert_allclose(np.std(kernel), 0.1 / np.sqrt(3), rtol=0.03)
