@@ -29,6 +29,7 @@ from moejax.evals.inception import InceptionFeatures
 from moejax.evals.npz_files import read_arrays
 from moejax.evals.reference_statistics import FORMAT, ReferenceStatistics, cached_reference, read_reference
 from moejax.evals.sample_files import read_samples
+from moejax.tasks.classification import Classification
 from moejax.train.checkpoints import CheckpointError
 from moejax.train.memory import keep_freed_memory
 
@@ -49,6 +50,16 @@ _CACHE = flags.DEFINE_string(
     "cache", None, "Folder of reference statistics; default: reference/ in the classifier's run."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; default: scores.json beside the first file of samples.")
+
+
+def load() -> FinishedRun:
+    """The classifier. Raises SpecError for a run of another task."""
+    run = FinishedRun.load(_CLASSIFIER.value, _WHICH.value)
+    if not isinstance(run.task, Classification):
+        raise SpecError(
+            f"--classifier {run.workdir}: its task is {run.config['task']['name']!r}, not 'classification'."
+        )
+    return run
 
 
 def extractors(run: FinishedRun) -> list[Extractor]:
@@ -91,7 +102,7 @@ def main(arguments: Sequence[str]) -> None:
         names = {path: Path(path).name for path in paths}
         unique = len(set(names.values())) == len(paths)
         files = {names[path] if unique else path: read_samples(path) for path in paths}
-        run = FinishedRun.load(_CLASSIFIER.value, _WHICH.value)
+        run = load()
         found = []
         for extractor in extractors(run):
             reference = real_pictures(run, _REFERENCE.value, extractor)

@@ -36,9 +36,19 @@ class Observation:
         return dataclasses.asdict(self)
 
 
-def observations(usage: Usage, *, draws: int = 100, class_factor: float = 2.0, seed: int = 0) -> dict[str, Observation]:
-    """'preference', 'dispersion' and 'concentration'; draws, seed: as in `information`, class_factor: as in `preference`."""
-    found = information(usage, draws=draws, seed=seed)
+def observations(
+    usage: Usage,
+    found: Mapping[str, Information] | None = None,
+    *,
+    draws: int = 100,
+    class_factor: float = 2.0,
+    seed: int = 0,
+) -> dict[str, Observation]:
+    """'preference', 'dispersion' and 'concentration'. found: what `information` says of the usage, if known already.
+
+    draws, seed: as in `information`; class_factor: as in `preference`.
+    """
+    found = information(usage, draws=draws, seed=seed) if found is None else found
     return {
         "preference": preference(found, class_factor=class_factor),
         "dispersion": dispersion(usage, found["position"], draws=draws, seed=seed),
