@@ -44,7 +44,7 @@ def linear_assignment(cost: Float[Array, "B B"]) -> Int[Array, " B"]:
     cost = jnp.where(jnp.isfinite(cost), cost, 0.0)  # a NaN would never be reached, and the search never end
 
     def add(row: Int[Array, ""], matching: _Matching) -> _Matching:
-        return jax.lax.cond(matching.column_of[row] < 0, lambda m: _augment(cost, m, row), lambda m: m, matching)
+        return _augment(cost, matching, row)
 
     return jax.lax.fori_loop(0, cost.shape[0], add, _start(cost)).column_of
 
@@ -64,7 +64,11 @@ def _start(cost: Float[Array, "B B"]) -> _Matching:
 
 
 def _search(cost: Float[Array, "B B"], matching: _Matching, row: Int[Array, ""]) -> _Search:
-    """The shortest path from a row without column to a column without row, in reduced costs."""
+    """The shortest path from a row without column to a column without row, in reduced costs.
+
+    A row that has a column is done before the first step. This is no `cond`, because under vmap both its branches run,
+    and from such a row the search might find no free column, and so no end.
+    """
     size = cost.shape[0]
 
     def step(search: _Search) -> _Search:
@@ -87,7 +91,7 @@ def _search(cost: Float[Array, "B B"], matching: _Matching, row: Int[Array, ""])
 
     start = _Search(
         row=jnp.asarray(row, jnp.int32),
-        sink=jnp.int32(-1),
+        sink=matching.column_of[row],
         length=jnp.float32(0.0),
         shortest=jnp.full(size, jnp.inf, jnp.float32),
         parent=jnp.full(size, -1, jnp.int32),
@@ -98,7 +102,7 @@ def _search(cost: Float[Array, "B B"], matching: _Matching, row: Int[Array, ""])
 
 
 def _augment(cost: Float[Array, "B B"], matching: _Matching, row: Int[Array, ""]) -> _Matching:
-    """One more row assigned: prices moved so that the path found is free of cost, then its edges flipped."""
+    """The row assigned too: prices moved so that the path found is free of cost, then its edges flipped."""
     found = _search(cost, matching, row)
     slack = found.length - found.shortest
     owned = jnp.where(matching.column_of >= 0, slack[jnp.maximum(matching.column_of, 0)], found.length)
@@ -110,8 +114,9 @@ def _augment(cost: Float[Array, "B B"], matching: _Matching, row: Int[Array, ""]
         owner = found.parent[column]
         return column_of[owner], column_of.at[owner].set(column), row_of.at[column].set(owner)
 
-    # The first row had no column: its old entry, -1, ends the path.
+    # The row had no column: its old entry, -1, ends the path. Where it had one, there is no path.
+    last = jnp.where(matching.column_of[row] < 0, found.sink, -1)
     _, column_of, row_of = jax.lax.while_loop(
-        lambda carry: carry[0] >= 0, flip, (found.sink, matching.column_of, matching.row_of)
+        lambda carry: carry[0] >= 0, flip, (last, matching.column_of, matching.row_of)
     )
     return _Matching(column_of, row_of, row_price, column_price)
