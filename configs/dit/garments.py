@@ -28,7 +28,7 @@ STEPS = 2000
 
 def get_config(arg: str = "") -> ConfigDict:
     """The config of one model; see the module's docstring for the arguments."""
-    args = parse(arg, model="moe", seed=0, steps=STEPS, experts=8, process="rectified_flow", smoke=False)
+    args = parse(arg, model="moe", seed=0, steps=STEPS, experts=7, process="rectified_flow", smoke=False)
     for name, allowed in (("model", MODELS), ("process", PROCESSES)):
         if getattr(args, name) not in allowed:
             raise SpecError(
@@ -51,7 +51,7 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.optimizer = {
         "name": "adamw",
-        "learning_rate": 1e-3,
+        "learning_rate": 2e-3,
         "schedule": "cosine",
         "warmup_steps": max(args.steps // 20, 1),
         "b2": 0.99,
@@ -90,10 +90,10 @@ def model(args: Any) -> dict[str, Any]:
         "image_size": 28,
         "patch_size": 4,
         "channels": 1,
-        "dim": 128,
-        "depth": 5,
+        "dim": 96,
+        "depth": 4,
         "num_heads": 4,
-        "mlp_dim": 512,
+        "mlp_dim": 384,
         "num_classes": 10,
         "label_dropout": 0.1,
     }
@@ -119,7 +119,7 @@ def moe(args: ConfigDict, mlp_dim: int) -> dict[str, Any]:
         }
     routers = {
         "expert_choice": {"name": "expert_choice", "num_experts": args.experts, "capacity_factor": 1.0},
-        "soft": {"name": "soft", "num_experts": args.experts, "num_slots": round(TOKENS / args.experts)},
+        "soft": {"name": "soft", "num_experts": args.experts, "num_slots": -(-TOKENS // args.experts)},
     }
     return {"router": routers[args.model], "experts": {"name": "mlp", "expert_dim": mlp_dim}}
 

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_dict
 
 from moejax.core.arguments import parse
 
-STEPS = 1500
+STEPS = 3000
 
 
 def get_config(arg: str = "") -> ConfigDict:
