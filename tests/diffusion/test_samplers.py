@@ -180,7 +180,11 @@ def test_second_step_of_dpm_solver_pp():
         return Denoised(x0=x0, noise=x)
 
     def run(**fields):
-        return DPMSolverPP(num_steps=2, to_data=False, **fields).sample(process, denoise, jnp.ones((1, 1))).x
+        return (
+            DPMSolverPP(num_steps=2, grid="uniform", to_data=False, **fields)
+            .sample(process, denoise, jnp.ones((1, 1)))
+            .x
+        )
 
     assert float(run()[0, 0]) == pytest.approx(0.4 * 1.0 + 2.4, abs=1e-5)
     assert float(run(lower_order_last=True)[0, 0]) == pytest.approx(0.4 * 1.0 + 0.6 * 3.0, abs=1e-5)

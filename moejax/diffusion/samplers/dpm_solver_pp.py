@@ -22,9 +22,11 @@ from moejax.diffusion.stepping import TimeSteps, ask, make_steps
 class DPMSolverPP(TimeSteps):
     """lower_order_last: the last step is first order, also where it does not go to t = 0; steadier with few steps.
 
-    num_steps, grid, to_data: see `stepping.TimeSteps`. grid='log_snr' is the paper's choice for pixels.
+    num_steps, grid, to_data: see `stepping.TimeSteps`. The default grid suits every process; 'log_snr', which makes all h
+    equal, is that of the paper's analysis.
     """
 
+    grid: str = "quadratic"
     lower_order_last: bool = False
 
     @property
@@ -63,4 +65,4 @@ class DPMSolverPP(TimeSteps):
         return {"x": shrink, "data": alpha[1:] - shrink * alpha[:-1], "lead": lead}
 
 
-EXAMPLES = (DPMSolverPP(num_steps=5), DPMSolverPP(num_steps=4, lower_order_last=True, to_data=False))
+EXAMPLES = (DPMSolverPP(num_steps=5), DPMSolverPP(num_steps=4, grid="log_snr", lower_order_last=True, to_data=False))

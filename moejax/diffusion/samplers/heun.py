@@ -17,7 +17,12 @@ from moejax.diffusion.stepping import TimeSteps
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(TimeSteps):
-    """num_steps, grid, to_data: see `stepping.TimeSteps`. grid='karras' is the paper's spread of the noise levels."""
+    """num_steps, grid, to_data: see `stepping.TimeSteps`.
+
+    The default grid suits every process; 'karras' is the paper's spread of the noise levels.
+    """
+
+    grid: str = "quadratic"
 
     @property
     def evaluations(self) -> int:
@@ -38,4 +43,4 @@ class Heun(TimeSteps):
         return run_stages("flow", stages, process, denoiser, noise, record=record)
 
 
-EXAMPLES = (Heun(num_steps=4), Heun(num_steps=3, to_data=False))
+EXAMPLES = (Heun(num_steps=4), Heun(num_steps=3, grid="karras", to_data=False))
