@@ -73,7 +73,8 @@ class DiffusionTransformer:
             raise SpecError(f"moe_layers={self.moe_layers!r} needs moe=..., the layer to put there (or 'none').")
         if self.moe is not None and not self.moe_indices:
             raise SpecError("moe is given but moe_layers='none'; say where, such as 'all', or set moe=None.")
-        _ = self.positions, self.labels, self.blocks  # their own checks
+        _ = self.labels, self.blocks  # their own checks
+        sincos_2d(1, 1, self.dim)
 
     # What the model is made of.
 
@@ -226,8 +227,19 @@ def _apply_block(
     return block.apply(params, state, x, condition, time, key=key)
 
 
-_SMALL = {"image_size": 8, "patch_size": 4, "dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "num_classes": 3}
 EXAMPLES = (
-    DiffusionTransformer(**_SMALL),
-    DiffusionTransformer(**_SMALL, channels=4, label_dropout=0.1, learn_variance=True, qk_norm=True),
+    DiffusionTransformer(image_size=8, patch_size=4, dim=8, depth=2, num_heads=2, mlp_dim=16, num_classes=3),
+    DiffusionTransformer(
+        image_size=8,
+        patch_size=4,
+        channels=4,
+        dim=8,
+        depth=2,
+        num_heads=2,
+        mlp_dim=16,
+        num_classes=3,
+        label_dropout=0.1,
+        learn_variance=True,
+        qk_norm=True,
+    ),
 )
