@@ -14,7 +14,17 @@ dense, low_rank, heterogeneous, product_keys and fine_grained have both the para
 are one run for both. cp, tensor_ring, mpo and modulated reach its parameters only with 12 to 16 times its FLOPs, and its
 FLOPs with 3 to 8 % of its parameters: what they save grows with the number of experts, which stays 16 here.
 
-Record: not yet run at length.
+Record: 2026-11-22, two CPU cores, one core a run, jax 0.10.2; experiments/results/factorised_banks.{json,md,png}.
+
+  python experiments/compare_banks.py --workdir runs/banks --steps 500 --results experiments/results/factorised_banks
+
+  500 steps of 64 pictures, seeds 0, 1 and 2; test accuracy in percent, mean and standard error. The dense bank: 68.4 ± 0.6.
+  At its parameters: latent 68.1 ± 0.5, fine_grained 67.5 ± 0.6, product_keys 67.4 ± 0.9, low_rank 67.3 ± 0.4, basis 67.1 ± 0.9,
+    heterogeneous 67.1 ± 0.8, residual 66.7 ± 0.3, cp 66.3 ± 0.9, modulated 66.2 ± 0.7, mpo 65.8 ± 0.4, tensor_ring 65.7 ± 0.6.
+  At its activated FLOPs: modulated 69.2 ± 0.4 (a third of the parameters), mpo 69.2 ± 0.6, tensor_ring 68.0 ± 0.6,
+    residual 67.9 ± 0.1, cp 67.9 ± 0.3, basis 67.3 ± 0.2, latent 67.1 ± 0.4.
+  Short runs: most banks lie within two standard errors of the dense one, and small banks learn as fast as large ones; the
+  tensor-factorised ones at equal parameters compute three to four times the FLOPs and are behind.
 """
 
 from typing import Any
