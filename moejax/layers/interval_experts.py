@@ -1,5 +1,6 @@
 """From one layer to one per interval of the time: its experts copied, so that every interval computes what it computed."""
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,19 +9,21 @@ from moejax.core.errors import SpecError
 from moejax.layers.feed_forward import FeedForward
 from moejax.layers.moe import MoE
 from moejax.linear.expert_axis import add_expert_axis, take_experts
+from moejax.routing.capacity import TokenChoiceCapacity
 from moejax.routing.time_groups import TimeGroupsRouter
 from moejax.routing.top_k import TopKRouter
 
 
-def copy_to_intervals(params: Any, old: FeedForward | MoE, new: MoE, dim: int) -> Any:
-    """Parameters of `new`, an MoE with a `time_groups` router, that compute what `params` of `old` compute at any time; D = dim.
+def copy_to_intervals(params: Any, old: FeedForward | MoE, new: FeedForward | MoE, dim: int) -> Any:
+    """Parameters of `new`, an MoE with a `time_groups` router, that compute what `params` of `old` do; D = dim.
 
     old: a dense layer, which becomes one expert per interval, or an MoE with a softmax top-k router, whose router and
     experts each interval gets whole. Shared experts stay. Raises SpecError when the layers do not fit each other.
     Source: Luo et al. 2023 (SS-MoE): the experts of all intervals start from one trained denoiser.
     """
-    if not isinstance(new.router, TimeGroupsRouter):
-        raise SpecError(f"the new layer's router is {type(new.router).__name__}; experts by time need 'time_groups'.")
+    if not isinstance(new, MoE) or not isinstance(new.router, TimeGroupsRouter):
+        found = type(new.router if isinstance(new, MoE) else new).__name__
+        raise SpecError(f"the new layer's router is {found}; experts by time need 'time_groups'.")
     copies = new.router.num_intervals
     if isinstance(old, FeedForward):
         _check(old.experts == new.experts and new.router.experts_per_interval == 1 and new.shared is None, old, new)
@@ -41,8 +44,14 @@ def _fits(old: MoE, new: MoE) -> bool:
         and (router.order, router.scores, router.bias_update_rate) == ("softmax_then_top_k", "softmax", 0.0)
         and (router.num_selected_experts, router.renormalize) == (timed.num_selected_experts, timed.renormalize)
         and router.num_experts == timed.experts_per_interval
+        and (router.batch_priority, _capacity(router)) == (False, _capacity(timed))
         and (old.experts, old.shared) == (new.experts, new.shared)
     )
+
+
+def _capacity(router: TopKRouter | TimeGroupsRouter) -> tuple[Any, ...]:
+    fields = dataclasses.fields(TokenChoiceCapacity)
+    return tuple(getattr(router, field.name) for field in fields)
 
 
 def _check(fits: bool, old: Any, new: MoE) -> None:

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 from moejax.core.errors import SpecError
 from moejax.core.plans import ExpertChoice, SlotMix, TokenChoice
@@ -16,6 +17,7 @@ from moejax.core.tree import flatten
 from moejax.layers.positions import sincos_2d
 from moejax.models.dit import DiffusionTransformer
 from moejax.models.interval_experts import experts_by_interval
+from moejax.sharding.rules import Rules, param_specs
 
 SMALL = {"image_size": 8, "patch_size": 4, "dim": 8, "depth": 3, "num_heads": 2, "mlp_dim": 12, "num_classes": 3}
 TOP_K = {"name": "top_k", "num_experts": 3, "num_selected_experts": 2, "noise_std": 0.0, "balance_loss_weight": 0.1}
@@ -218,6 +220,18 @@ def test_layers_that_cannot_be_copied_into_intervals() -> None:
         experts_by_interval(ready(old)[0], old, dit(timed))
     with pytest.raises(SpecError, match="is TopKRouter; experts by time need 'time_groups'"):
         experts_by_interval(ready(old)[0], old, dit(TOP_K | {"num_experts": 2}))
+    with pytest.raises(SpecError, match="depth=2 of the new model is 3 in the old one"):
+        experts_by_interval(ready(old)[0], old, dit(timed, depth=2))
+    with pytest.raises(SpecError, match="no null label"):
+        experts_by_interval(ready(old)[0], old, dit(timed, label_dropout=0.1))
+
+
+def test_experts_are_split_over_the_expert_axis_of_a_mesh() -> None:
+    params, _ = ready(dit(TOP_K, shared=SHARED))
+    specs = flatten(param_specs(params, Rules()))
+    assert specs["blocks/00-02/moe/experts/up/kernel"] == PartitionSpec(None, "expert", None, "model")
+    assert specs["blocks/00-02/moe/shared/down/kernel"] == PartitionSpec(None, "model")
+    assert specs["blocks/00-02/modulation/kernel"] == PartitionSpec()
 
 
 @functools.cache
