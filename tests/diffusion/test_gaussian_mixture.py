@@ -57,7 +57,7 @@ def test_log_density_is_that_of_scipy(process, size):
 @processes
 def test_noise_is_minus_sigma_times_the_score(process, size):
     data, _, _, t, x = noised_batch(process, size)
-    score = jax.grad(lambda x: jnp.sum(data.log_density(process, x, t)))(x)
+    score = jax.jit(jax.grad(lambda x: jnp.sum(data.log_density(process, x, t))))(x)
     sigma = np.asarray(process.sigma(t))[:, None]
     np.testing.assert_allclose(data.denoise(process, x, t).noise, -sigma * np.asarray(score), rtol=1e-3, atol=1e-3)
 
@@ -66,7 +66,7 @@ def test_noise_is_minus_sigma_times_the_score(process, size):
 @processes
 def test_data_follow_from_the_score_by_tweedie(process, size):
     data, _, _, t, x = noised_batch(process, size)
-    score = np.asarray(jax.grad(lambda x: jnp.sum(data.log_density(process, x, t)))(x), np.float64)
+    score = np.asarray(jax.jit(jax.grad(lambda x: jnp.sum(data.log_density(process, x, t))))(x), np.float64)
     alpha, sigma = (np.asarray(f(t), np.float64)[:, None] for f in (process.alpha, process.sigma))
     x0 = (np.asarray(x, np.float64) + sigma**2 * score) / alpha
     np.testing.assert_allclose(data.denoise(process, x, t).x0, x0, rtol=2e-3, atol=2e-3 / alpha.min())

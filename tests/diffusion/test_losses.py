@@ -46,12 +46,12 @@ def test_simple_by_hand():
     assert simple("x0", DDPM(), x0, noise, t, output.astype(jnp.bfloat16)).dtype == jnp.float32
 
 
-@pytest.mark.parametrize("size", [2, 64])
+@pytest.mark.parametrize("size", [2, pytest.param(64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("process", PROCESSES, ids=str)
 @kinds
 def test_the_minimiser_is_the_analytic_prediction(process, size, kind):
     """Any change of the prediction, as a function of x_t and t, has a slope of 0 there: a scale, an offset, a waviness."""
-    data, x0, noise, t, x = draw(process, size, 20000)
+    data, x0, noise, t, x = draw(process, size, 8000)
     exact = data.denoise(process, x, t)
     best = target(kind, process, exact.x0, exact.noise, t)
     directions = (jnp.ones_like(x), best, x, jnp.sin(3.0 * x), jnp.broadcast_to(jnp.cos(5.0 * t)[:, None], x.shape))
@@ -67,9 +67,10 @@ def test_the_minimiser_is_the_analytic_prediction(process, size, kind):
     error = found.std(axis=1) / np.sqrt(found.shape[1])
     assert (np.abs(found.mean(axis=1)) < 4.5 * error).all()
     moved = slopes(best + 0.2)  # a loss whose slope vanished everywhere would pass the check above
-    assert (moved.mean(axis=1) > 8 * error)[0]
+    assert (moved.mean(axis=1) > 6 * error)[0]
 
 
+@pytest.mark.slow
 @kinds
 def test_no_other_prediction_is_better(kind):
     process = DDPM()
@@ -91,10 +92,15 @@ def test_hybrid_is_simple_plus_the_weighted_bound(kind):
     x = noised(process, x0, noise, t)
     output = target(kind, process, x0, noise, t) + 0.1
     variance = jnp.tanh(jax.random.normal(jax.random.key(5), x.shape))
-    estimate = denoised(kind, process, x, t, output, variance)
-    expected = simple(kind, process, x0, noise, t, output) + 0.002 * 100 * bound_term(process, x0, x, t, estimate)
-    found = hybrid(kind, process, x0, noise, t, output, variance, bound_weight=0.002)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    @jax.jit
+    def both(output, variance):
+        estimate = denoised(kind, process, x, t, output, variance)
+        expected = simple(kind, process, x0, noise, t, output) + 0.002 * 100 * bound_term(process, x0, x, t, estimate)
+        return hybrid(kind, process, x0, noise, t, output, variance, bound_weight=0.002), expected
+
+    found, expected = both(output, variance)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_bound_moves_the_variance_only():
@@ -105,9 +111,9 @@ def test_the_bound_moves_the_variance_only():
     def loss(output, variance):
         return jnp.sum(hybrid("noise", process, x0, noise, t, output, variance))
 
-    by_output, by_variance = jax.grad(loss, (0, 1))(output, variance)
+    by_output, by_variance = jax.jit(jax.grad(loss, (0, 1)))(output, variance)
     plain = jax.grad(lambda o: jnp.sum(simple("noise", process, x0, noise, t, o)))(output)
-    np.testing.assert_allclose(by_output, plain, rtol=1e-6)
+    np.testing.assert_allclose(by_output, plain, rtol=1e-5)
     assert (np.asarray(by_variance) != 0).all() and np.isfinite(by_variance).all()
 
 
@@ -121,8 +127,9 @@ def test_gradients_are_finite_at_every_step():
         def loss(output, variance, kind=kind):
             return jnp.sum(hybrid(kind, process, x0, noise, t, output, variance))
 
+        slope = jax.jit(jax.grad(loss, (0, 1)))
         for value in (-1.0, 0.0, 1.0):
-            gradients = jax.grad(loss, (0, 1))(jnp.zeros_like(x0), jnp.full(x0.shape, value))
+            gradients = slope(jnp.zeros_like(x0), jnp.full(x0.shape, value))
             assert all(np.isfinite(g).all() for g in gradients)
 
 
@@ -130,7 +137,7 @@ def test_the_learned_variance_of_the_bound_is_that_of_the_data():
     """The best step variance for a given mean is E[(mean - true mean)^2] + the lower variance (Nichol & Dhariwal)."""
     process, size = DDPM(num_steps=50), 1
     data = GaussianMixture(weights=jnp.ones(1), means=jnp.zeros((1, size)), stds=jnp.ones(1))
-    x0 = data.sample(jax.random.key(0), 100000)
+    x0 = data.sample(jax.random.key(0), 20000)
     noise = jax.random.normal(jax.random.key(1), x0.shape)
     t = jnp.full(x0.shape[:1], 0.4, jnp.float32)
     x = noised(process, x0, noise, t)
@@ -141,7 +148,7 @@ def test_the_learned_variance_of_the_bound_is_that_of_the_data():
         return jnp.mean(bound_term(process, x0, x, t, estimate))
 
     # data of unit variance: the true reverse variance is the upper bound, reached at 1
-    slope = jax.grad(bound)
+    slope = jax.jit(jax.grad(bound))
     assert float(slope(jnp.float32(0.8))) < 0 < float(slope(jnp.float32(1.2)))
 
 

@@ -22,7 +22,7 @@ def distances(x, y):
     return scipy.spatial.distance.cdist(x, y)
 
 
-@pytest.mark.parametrize("size", [4, 32, 128])
+@pytest.mark.parametrize("size", [4, 32, pytest.param(128, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("squared", [True, False])
 @pytest.mark.parametrize("half", [True, False])
 def test_assigned_noise_is_the_optimum(size, squared, half):
@@ -91,6 +91,7 @@ def drift(num_draws, num=20000):
     return noise.var(0).mean(), np.abs(noise.mean(0)).max(), distance
 
 
+@pytest.mark.slow
 def test_the_moments_drift_with_the_number_of_draws():
     variances, means, apart = zip(*(drift(k) for k in (1, 2, 4, 16)), strict=True)
     print("variance, greatest mean, distance by draws 1, 2, 4, 16:", variances, means, apart)

@@ -29,7 +29,7 @@ def test_by_bayes_on_gaussians(process):
     b = sigma_t**2 - a**2 * sigma_s**2
     precision = 1 / sigma_s**2 + a**2 / b
     mean = (alpha_s * np.asarray(x0)[:, 0] / sigma_s**2 + a * np.asarray(x)[:, 0] / b) / precision
-    found = posterior(process, x, x0, t, s)
+    found = jax.jit(lambda x: posterior(process, x, x0, t, s))(x)
     np.testing.assert_allclose(found.mean[:, 0], mean, rtol=2e-3, atol=1e-4)
     np.testing.assert_allclose(np.exp(found.lower[:, 0]), 1 / precision, rtol=2e-3)
     # data of variance 1: the marginals have variances p = alpha^2 + sigma^2, and the covariance with x_t is a p_s

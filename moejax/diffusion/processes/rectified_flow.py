@@ -65,4 +65,4 @@ class RectifiedFlow:
         return 1000.0 * t.astype(jnp.float32)
 
 
-EXAMPLES = (RectifiedFlow(), RectifiedFlow(time="logit_normal"), RectifiedFlow(time="logit_normal", mean=0.5, std=0.8))
+EXAMPLES = (RectifiedFlow(), RectifiedFlow(time="logit_normal", mean=0.5, std=0.8))
