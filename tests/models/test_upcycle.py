@@ -13,7 +13,7 @@ from moejax.evals.summary import summarise
 from moejax.models.upcycle import copy_experts, indifferent_gate, neuron_scores, split_experts
 
 FIELDS = {"image_size": 8, "patch_size": 4, "dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 24, "num_classes": 3}
-BANKS = ("mlp", "swiglu")
+BANKS = ("mlp", pytest.param("swiglu", marks=pytest.mark.slow))
 
 
 def dense(bank):
