@@ -30,11 +30,11 @@ def test_the_estimate_equals_a_double_loop():
 
 def test_it_is_unbiased_and_its_error_is_of_the_right_size():
     rng = np.random.default_rng(1)
-    draws = [kernel_distance(*rng.normal(size=(2, 100, 4)), seed=i) for i in range(150)]
+    draws = [kernel_distance(*rng.normal(size=(2, 100, 4)), seed=i) for i in range(80)]
     values = np.array([d.value for d in draws])
     assert abs(values.mean()) < 3.5 * values.std() / np.sqrt(len(values))
     told = np.sqrt(np.mean([d.standard_error**2 for d in draws]))
-    assert 0.75 < told / values.std() < 1.33
+    assert 0.7 < told / values.std() < 1.4
     assert {(d.num_blocks, d.block_size) for d in draws} == {(10, 10)}
 
 
