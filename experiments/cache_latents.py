@@ -91,8 +91,8 @@ def cache(
             steps = tqdm(total=count, desc=f"{split}{' mirrored' if flip else ''}", disable=None)
             for batch in pictures.eval_batches(split):
                 images = batch["image"][:, :, ::-1] if flip else batch["image"]
-                moments = (np.asarray(part)[batch["mask"]] for part in encode(params, images))
-                writer.add(split, *moments, label=batch["label"][batch["mask"]])
+                mean, std = (np.asarray(part)[batch["mask"]] for part in encode(params, images))
+                writer.add(split, mean, std, batch["label"][batch["mask"]])
                 steps.update(int(batch["mask"].sum()))
             steps.close()
     return writer.close()
@@ -103,8 +103,8 @@ def main(_: list[str]) -> None:
     data = {key: value for key, value in _DATA.value.to_dict().items() if value is not None}
     try:
         path = cache(
-            _WEIGHTS.value,
-            _FOLDER.value,
+            str(_WEIGHTS.value),
+            str(_FOLDER.value),
             data,
             _AUTOENCODER.value.to_dict(),
             mirrored=_MIRRORED.value,
