@@ -33,10 +33,8 @@ def distances(process, mixture, sampler, exact):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mixture", MIXTURES)
-@pytest.mark.parametrize(
-    "process, ddim_grid", [(DDPM(), "quadratic"), (RectifiedFlow(), "uniform")], ids=["ddpm", "flow"]
-)
-def test_few_evaluations_reach_250_ancestral_steps(process, ddim_grid, mixture):
+@pytest.mark.parametrize("process, grid", [(DDPM(), "quadratic"), (RectifiedFlow(), "uniform")], ids=["ddpm", "flow"])
+def test_few_evaluations_reach_250_ancestral_steps(process, grid, mixture):
     problem = MIXTURES[mixture]()
     exact = [problem.sample(jax.random.key(100 + i), COUNT) for i in range(2 * SEEDS)]
     floor = np.asarray([sliced_distance(exact[i], exact[i + SEEDS]) for i in range(SEEDS)])
@@ -44,14 +42,18 @@ def test_few_evaluations_reach_250_ancestral_steps(process, ddim_grid, mixture):
     print(
         f"\n{mixture} {type(process).__name__}: floor {floor.mean():.4f} +- {floor.std(ddof=1):.4f}, ancestral 250 {reference.mean():.4f}"
     )
-    fast = {50: DDIM(num_steps=50, grid=ddim_grid), 25: Heun(num_steps=13), 20: DPMSolverPP(num_steps=20)}
+    fast = {
+        50: DDIM(num_steps=50, grid=grid),
+        25: Heun(num_steps=13, grid=grid),
+        20: DPMSolverPP(num_steps=20, grid=grid),
+    }
     reached = {}
     for evaluations, sampler in fast.items():
         assert sampler.evaluations == evaluations
         found = distances(process, problem, sampler, exact)
         print(f"  {type(sampler).__name__} {sampler.grid} {evaluations}: {found.mean():.4f}")
         reached[evaluations] = found.mean() <= reference.mean() + 2 * floor.std(ddof=1)
-    few = distances(process, problem, DDIM(num_steps=8, grid=ddim_grid), exact)
-    print(f"  DDIM {ddim_grid} 8: {few.mean():.4f}")
+    few = distances(process, problem, DDIM(num_steps=8, grid=grid), exact)
+    print(f"  DDIM {grid} 8: {few.mean():.4f}")
     assert few.mean() > reference.mean() + 2 * floor.std(ddof=1)  # the comparison can tell a bad sampler
     assert all(reached.values()), reached

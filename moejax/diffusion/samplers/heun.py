@@ -19,7 +19,7 @@ from moejax.diffusion.stepping import TimeSteps
 class Heun(TimeSteps):
     """num_steps, grid, to_data: see `stepping.TimeSteps`.
 
-    The default grid suits every process; 'karras' is the paper's spread of the noise levels.
+    The default grid suits diffusion; for rectified flow take 'uniform'. 'karras' is the paper's spread of the noise levels.
     """
 
     grid: str = "quadratic"
