@@ -7,6 +7,8 @@ r"""DiT-MoE and its dense DiT at every published size, on ImageNet latents, and 
   python experiments/train.py --config configs/dit/dit_moe_paper.py:size=S/2,experts=8 --workdir runs/dit_moe_s \
       --config.data.folder=latents/imagenet256
 
+On several devices --config.train.mesh.expert=8 spreads the experts over eight of them.
+
 Arguments: size=S|B|L|XL|G/PATCH (patch 2, 4 or 8), experts (0: the dense DiT), k (chosen per token), shared (the width of
 the shared expert in units of D; 0: none), image_size (256 or 512; latents are an eighth of it), num_classes,
 process=auto|ddpm|rectified_flow (auto: ddpm for S, B and L, rectified_flow for XL and G, as published), router=top_k|
@@ -99,6 +101,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "checkpoint_every": 10_000,
         "best_metric": "valid/loss",
         "best_mode": "min",
+        "mesh": {"data": -1, "expert": 1, "model": 1},
     }
     return shrink(config) if args.smoke else config
 
