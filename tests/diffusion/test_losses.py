@@ -84,7 +84,7 @@ def test_no_other_prediction_is_better(kind):
         assert float(simple(kind, process, x0, noise, t, other).mean()) > least, name
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["noise", "flow"])
 def test_hybrid_is_simple_plus_the_weighted_bound(kind):
     process = DDPM(num_steps=100)
     _, x0, noise, t, x = draw(process, 4, 6)
@@ -133,6 +133,7 @@ def test_gradients_are_finite_at_every_step():
             assert all(np.isfinite(g).all() for g in gradients)
 
 
+@pytest.mark.slow
 def test_the_learned_variance_of_the_bound_is_that_of_the_data():
     """The best step variance for a given mean is E[(mean - true mean)^2] + the lower variance (Nichol & Dhariwal)."""
     process, size = DDPM(num_steps=50), 1

@@ -1,6 +1,7 @@
 """Assigned and nearest noise: the optimum, and what they do to the distribution of the noise."""
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,6 +53,14 @@ def test_it_runs_inside_a_compiled_training_loss():
     independent = NoiseAssignment().draw(jax.random.key(0), x)
     assigned = NoiseAssignment(method="linear").draw(jax.random.key(0), x)
     assert distances(x, assigned).trace() < distances(x, independent).trace()
+
+
+@pytest.mark.parametrize("method", ["linear", "nearest"])
+def test_it_lowers_for_every_device_without_the_host(method):
+    spec = NoiseAssignment(method=method)
+    exported = jax.export.export(jax.jit(lambda x: spec.draw(jax.random.key(0), x)), platforms=("cpu", "cuda", "tpu"))
+    program = exported(jnp.zeros((8, 4, 4, 1))).mlir_module()
+    assert "while" in program and "callback" not in program
 
 
 @pytest.mark.parametrize("method", ["independent", "linear"])
