@@ -47,7 +47,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "eval_batch_size": 250,
         "channels": 1,
         "value_range": "-1_1",
-        "augment": {"flip": {}},
+        # No flips: in this set every shoe points to the left, and pictures are to be judged as they are.
     }
     config.optimizer = {
         "name": "adamw",

@@ -39,7 +39,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "batch_size": 64,
         "eval_batch_size": 250,
         "channels": 1,
-        "augment": {"flip": {}, "affine": {"rotate": 6.0, "scale": 0.1, "translate": 0.06}},
+        "augment": {"affine": {"rotate": 6.0, "scale": 0.1, "translate": 0.06}},
     }
     config.optimizer = {
         "name": "adamw",
