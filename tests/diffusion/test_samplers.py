@@ -261,20 +261,17 @@ def test_ddim_with_eta_1_is_the_ancestral_form(process):
 
 
 @pytest.mark.parametrize(
-    "process, sampler, std_of_estimate",
+    "process, sampler",
     [
-        (DDPM(), Ancestral(num_steps=1000), 0.0),
-        (DDPM(), Ancestral(num_steps=250, variance="large", grid="respaced"), 0.0),
-        (VP(), DDIM(num_steps=400, eta=1.0, grid="log_snr"), 0.0),
-        (RectifiedFlow(), Ancestral(num_steps=400), 0.0),
+        (DDPM(), Ancestral(num_steps=1000)),
+        (DDPM(), Ancestral(num_steps=250, variance="large", grid="respaced")),
+        (VP(), DDIM(num_steps=400, eta=1.0, grid="log_snr")),
+        (RectifiedFlow(), Ancestral(num_steps=400)),
     ],
     ids=str,
 )
-def test_a_gaussian_keeps_its_mean_and_covariance(process, sampler, std_of_estimate):
-    """Against the moments in closed form: each step is linear and Gaussian, so they obey a recursion that NumPy runs.
-
-    The recursion's own gap to the data (mean 0.5, std 0.6) shrinks with the steps; both are checked.
-    """
+def test_a_gaussian_keeps_its_mean_and_covariance(process, sampler):
+    """Mean 0.5 and std 0.6, within four to five standard errors of 4000 samples and 0.01 for the finite steps."""
     mixture = GaussianMixture(jnp.ones(1), jnp.full((1, 2), 0.5), jnp.full(1, 0.6))
     count = 4000
     x = sampler.sample(process, mixture.denoiser(process), normal((count, 2)), key=jax.random.key(9)).x
