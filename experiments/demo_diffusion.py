@@ -29,7 +29,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "demo_diffusion", "Folder for runs and
 _MINUTES = flags.DEFINE_float(
     "minutes", 14.0, "Time for everything. A slow machine takes fewer steps.", lower_bound=0.0
 )
-_GUIDANCE = flags.DEFINE_float("guidance", 2.0, "Scale of classifier-free guidance.", lower_bound=0.0)
+_GUIDANCE = flags.DEFINE_float("guidance", 2.5, "Scale of classifier-free guidance.", lower_bound=0.0)
 _PER_CLASS = flags.DEFINE_integer("per_class", 50, "Pictures of each class that are scored.", lower_bound=1)
 _SMOKE = flags.DEFINE_boolean("smoke", False, "Two steps of tiny models: does everything work?")
 
@@ -87,7 +87,7 @@ def main(_: Sequence[str]) -> None:
     config = f"{CONFIGS / 'dit' / 'garments.py'}{argument('model=moe', f'steps={steps}')}"
     call("train.py", "--config", config, "--workdir", str(workdir / RUN))
     print("sampling", flush=True)
-    call("sample.py", "--checkpoint", str(workdir / RUN), "--output", str(workdir), f"--guidance={_GUIDANCE.value}",
+    call("sample.py", "--checkpoint", str(workdir / RUN), "--output", str(workdir), f"--guidance={_GUIDANCE.value}", "--sampler=dpm_solver_pp",
          f"--per_class={2 if _SMOKE.value else _PER_CLASS.value}", *(["--steps=2"] if _SMOKE.value else []))  # fmt: skip
     print("scoring", flush=True)
     call("score.py", "--samples", str(workdir / "samples.npz"), "--classifier", str(workdir / CLASSIFIER))

@@ -7,6 +7,7 @@
 | log_snr | log(alpha / sigma) |
 | karras | (sigma / alpha)^(1/7) |
 | respaced | the steps of a discrete chain, the first and the last among them |
+| auto | t for rectified flow, sqrt(t) for every other process: what tests/diffusion/test_samplers_quality.py found better |
 
 The last time is 0 (the data) where a sampler goes `to_data`, and the denoiser is never asked there; otherwise it is the
 process's min_time. With `to_data`, 'uniform' goes to 0 evenly; the others reach min_time evenly and jump from there.
@@ -24,7 +25,7 @@ import numpy as np
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.diffusion.contract import Process
 
-GRIDS = ("uniform", "quadratic", "log_snr", "karras", "respaced")
+GRIDS = ("uniform", "quadratic", "log_snr", "karras", "respaced", "auto")
 KARRAS_POWER = 7.0
 BISECTIONS = 40  # more than float32 times have bits
 
@@ -44,6 +45,7 @@ def times(process: Process, grid: str, num_steps: int, to_data: bool = True) -> 
     'log_snr' or 'karras' where nothing of the data is left at max_time.
     """
     check_grid(grid, num_steps)
+    grid = _suited(process) if grid == "auto" else grid
     if grid == "respaced":
         found = _respaced(process, num_steps, to_data)
     elif grid == "uniform" and to_data:
@@ -118,3 +120,8 @@ def _respaced(process: Process, num_steps: int, to_data: bool) -> np.ndarray:
         raise SpecError(f"sampler.num_steps={num_steps} is more than the chain has: process.num_steps={length}.")
     steps = np.round(np.linspace(length - 1, 0, count))
     return np.append((steps + 1) / length, [0.0] if to_data else [])
+
+
+def _suited(process: Process) -> str:
+    alpha, sigma = alpha_sigma(process, (0.5,))
+    return "uniform" if abs(float(alpha[0] + sigma[0]) - 1.0) < 1e-6 else "quadratic"

@@ -82,3 +82,10 @@ def test_too_many_steps():
         times(FLOW, "uniform", 2000)
     with pytest.raises(SpecError, match="process.num_steps=100"):
         times(DDPM(num_steps=100), "respaced", 101)
+
+
+def test_auto_is_even_in_time_for_straight_paths_only():
+    assert times(FLOW, "auto", 4) == times(FLOW, "uniform", 4)
+    for process in (DDPM(), VP()):
+        assert times(process, "auto", 4) == times(process, "quadratic", 4)
+    assert jax.jit(lambda: jnp.asarray(times(FLOW, "auto", 4)))().shape == (5,)

@@ -30,7 +30,7 @@ def test_everything_is_there(demo):
     with np.load(demo / "samples.npz", allow_pickle=False) as samples:
         assert samples["samples"].shape == (20, 28, 28, 1) and samples["samples"].dtype == np.uint8
         np.testing.assert_array_equal(samples["label"], np.repeat(np.arange(10), 2))
-        assert json.loads(str(samples["facts"]))["guidance"] == 2.0
+        assert json.loads(str(samples["facts"]))["guidance"] == 2.5
     with Image.open(demo / "denoising.gif") as animation:
         assert animation.n_frames == 3
     with Image.open(demo / "grid.png") as grid:

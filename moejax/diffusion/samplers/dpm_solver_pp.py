@@ -22,11 +22,10 @@ from moejax.diffusion.stepping import TimeSteps, ask, make_steps
 class DPMSolverPP(TimeSteps):
     """lower_order_last: the last step is first order, also where it does not go to t = 0; steadier with few steps.
 
-    num_steps, grid, to_data: see `stepping.TimeSteps`. The default grid suits diffusion; for rectified flow take
-    'uniform'. 'log_snr', which makes all h equal, is that of the paper's analysis.
+    num_steps, grid, to_data: see `stepping.TimeSteps`. 'log_snr', which makes all h equal, is that of the paper's analysis.
     """
 
-    grid: str = "quadratic"
+    grid: str = "auto"
     lower_order_last: bool = False
 
     @property

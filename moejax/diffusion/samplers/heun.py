@@ -17,12 +17,9 @@ from moejax.diffusion.stepping import TimeSteps
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heun(TimeSteps):
-    """num_steps, grid, to_data: see `stepping.TimeSteps`.
+    """num_steps, grid, to_data: see `stepping.TimeSteps`. grid='karras' is the paper's spread of the noise levels."""
 
-    The default grid suits diffusion; for rectified flow take 'uniform'. 'karras' is the paper's spread of the noise levels.
-    """
-
-    grid: str = "quadratic"
+    grid: str = "auto"
 
     @property
     def evaluations(self) -> int:
