@@ -12,6 +12,7 @@ from moejax.data import opening
 from moejax.data.dataset import Dataset
 from moejax.evals.baseline import PATCHWORK, logistic_regression
 from moejax.evals.evaluation import environment, evaluate
+from moejax.evals.feature_extractors import ClassifierFeatures
 from moejax.evals.few_shot import FewShot
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import map_sheet
@@ -66,6 +67,14 @@ class FinishedRun:
         partial.write_text(json.dumps(found, indent=1))
         partial.replace(target)
         return found
+
+    def features(self) -> ClassifierFeatures:
+        """What a classifier's head reads, for scores of generated pictures."""
+        info = self.dataset.info
+        return ClassifierFeatures(
+            self.model, self.params, self.state, normalise=self.dataset.normalise, described=info.value_range,
+            image_shape=info.image_shape, num_classes=info.num_classes,
+        )  # fmt: skip
 
     def maps(self, rows: np.ndarray) -> MapSheet | None:
         """Expert maps of test pictures; None for a model without experts."""

@@ -6,9 +6,10 @@
 
 Writes grid.png, denoising.gif and samples.npz ('samples' uint8 [n h w c], 'label' int32 [n]); with several guidance scales
 grid-S.png and samples-S.npz of each scale S, and sweep.png. The same seed gives the same noise at every scale, sampler and
-number of steps. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be built.
+number of steps. A model of latents needs --autoencoder, the safetensors file that the latents were made with. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be built.
 """
 
+import functools
 import json
 import sys
 import time
@@ -24,7 +25,9 @@ from moejax.core.spec import build_method
 from moejax.diffusion.guidance import Guidance
 from moejax.evals.picture_grid import grid_figure, write_animation
 from moejax.evals.sample_files import SampleFile, write_samples
-from moejax.evals.sampling import Generator, labels_of, to_bytes
+from moejax.evals.sampling import Decode, Generator, labels_of, to_bytes
+from moejax.interop.autoencoder_kl import load_params
+from moejax.models.autoencoder_kl import AutoencoderKL
 from moejax.tasks.diffusion import Diffusion
 from moejax.train.checkpoints import CheckpointError
 from moejax.train.memory import keep_freed_memory
@@ -42,6 +45,7 @@ _CLASSES = flags.DEFINE_list("classes", None, "Names or numbers of classes; by d
 _PER_CLASS = flags.DEFINE_integer("per_class", 10, "Pictures of each class.", lower_bound=1)
 _COLUMNS = flags.DEFINE_integer("columns", 10, "Pictures of each class in the grid, at most.", lower_bound=1)
 _BATCH = flags.DEFINE_integer("batch_size", 64, "Pictures computed together.", lower_bound=1)
+_AUTOENCODER = flags.DEFINE_string("autoencoder", None, "Weights of Stable Diffusion's autoencoder, for latents.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 _ANIMATION = flags.DEFINE_boolean("animation", True, "Write denoising.gif.")
 
@@ -52,6 +56,17 @@ def load(folder: str, which: str | None) -> FinishedRun:
     if not isinstance(run.task, Diffusion):
         raise SpecError(f"--checkpoint {folder}: the run's task is {run.config['task']['name']!r}, not 'diffusion'.")
     return run
+
+
+def decoder(run: FinishedRun) -> Decode | None:
+    """What makes pictures of the run's latents; None where it samples pictures. Raises SpecError where one has no file."""
+    latents = run.config["data"]["name"] == "latents"
+    if latents and _AUTOENCODER.value is None:
+        raise SpecError(f"{run.workdir} samples latents: give --autoencoder, the file that its cache was written with.")
+    if not latents or _AUTOENCODER.value is None:
+        return None
+    model = AutoencoderKL()
+    return functools.partial(model.decode, load_params(_AUTOENCODER.value, model))
 
 
 def chosen_classes(names: tuple[str, ...]) -> list[int]:
@@ -81,6 +96,7 @@ def sample(run: FinishedRun, output: Path) -> None:
     low, high = (number(text, "interval") for text in (*_INTERVAL.value, "1")[:2])
     columns = min(_COLUMNS.value, _PER_CLASS.value)
     shown = np.concatenate([np.arange(columns) + i * _PER_CLASS.value for i in range(len(classes))])
+    decode = decoder(run)
     rows, scales = [], [number(text, "guidance") for text in _GUIDANCE.value]
     for scale in scales:
         guidance = Guidance(scale=scale, interval=(low, high), schedule=_SCHEDULE.value, tangential=_TANGENTIAL.value)
@@ -88,7 +104,7 @@ def sample(run: FinishedRun, output: Path) -> None:
         begin = time.perf_counter()
         found = generator.sample(labels, seed=_SEED.value)
         seconds, end = time.perf_counter() - begin, f"-{scale:g}" if len(scales) > 1 else ""
-        pictures = to_bytes(found.x)
+        pictures = to_bytes(found.x, decode)
         facts = {"sampler": _SAMPLER.value, "steps": _STEPS.value, "evaluations": sampler.evaluations, "guidance": scale,
                  "interval": [low, high], "schedule": _SCHEDULE.value, "tangential": _TANGENTIAL.value,
                  "seed": _SEED.value, "run": run.workdir.name, "step": run.step}  # fmt: skip
@@ -106,7 +122,7 @@ def sample(run: FinishedRun, output: Path) -> None:
     if _ANIMATION.value:
         small = Generator(run.task, run.params, run.state, sampler, guidance, len(shown))
         path = small.sample(labels[shown], seed=_SEED.value, record=True).path
-        write_animation(to_bytes(path), output / "denoising.gif", columns=columns)
+        write_animation(np.stack([to_bytes(x, decode) for x in path]), output / "denoising.gif", columns=columns)
     print(f"written to {output}")
 
 

@@ -22,7 +22,7 @@ from finished_runs import FinishedRun
 
 from moejax.core.errors import SpecError
 from moejax.evals.evaluation import environment
-from moejax.evals.feature_extractors import ClassifierFeatures, Extractor
+from moejax.evals.feature_extractors import Extractor
 from moejax.evals.generation import compare
 from moejax.evals.generation_table import table
 from moejax.evals.inception import InceptionFeatures
@@ -64,13 +64,7 @@ def load() -> FinishedRun:
 
 def extractors(run: FinishedRun) -> list[Extractor]:
     """The classifier, and Inception where its weights are given."""
-    info = run.dataset.info
-    found: list[Extractor] = [
-        ClassifierFeatures(
-            run.model, run.params, run.state, normalise=run.dataset.normalise, described=info.value_range,
-            image_shape=info.image_shape, num_classes=info.num_classes,
-        )
-    ]  # fmt: skip
+    found: list[Extractor] = [run.features()]
     if _INCEPTION.value:
         found.append(InceptionFeatures(_INCEPTION.value, preprocessing=_PREPROCESSING.value))
     return found

@@ -77,9 +77,20 @@ class Generator:
             yield jnp.asarray(wanted), draw(jnp.asarray(index)), jax.random.fold_in(named(key, "way"), start)
 
 
-def to_bytes(pictures: Float[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-    """Pictures in [-1, 1] as bytes; what lies outside is cut off."""
-    return np.round(np.clip((np.asarray(pictures, np.float32) + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
+Decode = Callable[[Float[Array, "B ..."]], Float[Array, "B ..."]]
+DECODED_TOGETHER = 8  # latents; an autoencoder's activations are large
+
+
+def to_bytes(
+    samples: Float[np.ndarray, "M ..."], decode: Decode | None = None
+) -> UInt8[np.ndarray, "M height width channels"]:
+    """Samples in [-1, 1] as bytes; what lies outside is cut off. decode: from latents to pictures; None: they are pictures."""
+    if decode is not None:
+        run, count = jax.jit(decode), len(samples)
+        filled = np.concatenate([samples, samples[:1].repeat(-count % DECODED_TOGETHER, axis=0)])
+        parts = [run(filled[i : i + DECODED_TOGETHER]) for i in range(0, len(filled), DECODED_TOGETHER)]
+        samples = np.concatenate([np.asarray(part) for part in parts])[:count]
+    return np.round(np.clip((np.asarray(samples, np.float32) + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
 
 
 def labels_of(classes: Sequence[int], each: int) -> Int[np.ndarray, " M"]:

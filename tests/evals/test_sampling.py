@@ -97,5 +97,13 @@ def test_what_cannot_be_sampled():
 
 
 def test_bytes_and_labels():
-    np.testing.assert_array_equal(to_bytes(np.asarray([-2.0, -1.0, 0.0, 1.0, 9.0])), [0, 0, 128, 255, 255])
+    pictures = np.asarray([-2.0, -1.0, 0.0, 1.0, 9.0], np.float32).reshape(5, 1, 1, 1)
+    np.testing.assert_array_equal(to_bytes(pictures).ravel(), [0, 0, 128, 255, 255])
     np.testing.assert_array_equal(labels_of([2, 0], 3), [2, 2, 2, 0, 0, 0])
+
+
+def test_latents_are_decoded():
+    latents = np.linspace(-1, 1, 11, dtype=np.float32).reshape(11, 1, 1, 1)
+    found = to_bytes(latents, lambda x: jnp.repeat(jnp.repeat(-x, 2, axis=1), 2, axis=2))
+    assert found.shape == (11, 2, 2, 1)
+    np.testing.assert_array_equal(found[:, 0, 0, 0], to_bytes(-latents)[:, 0, 0, 0])
