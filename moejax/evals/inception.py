@@ -44,7 +44,8 @@ class InceptionFeatures:
     def __init__(self, path: str | Path, *, preprocessing: str = "tensorflow", batch_size: int = 32):
         if preprocessing not in _PREPROCESSING:
             raise SpecError(f"preprocessing={preprocessing!r} is unknown.{did_you_mean(preprocessing, _PREPROCESSING)}")
-        self.name, self.num_classes, self.unit_features, self.batch_size = "inception", None, True, batch_size
+        self.num_classes: int | None = None
+        self.name, self.unit_features, self.batch_size = "inception", True, batch_size
         self._params = fold(read_weights(path))
         self.fingerprint = fingerprint(self._params, "inception pool3", preprocessing)
         self._step = jax.jit(lambda params, images: apply(params, prepare(images, preprocessing)))

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+COLOURS = 32  # of a frame of an animation
 GAP = 2  # white pixels between pictures
 
 
@@ -44,7 +45,7 @@ def grid_figure(
 
 
 def write_animation(
-    frames: UInt8[np.ndarray, "N M height width channels"], path: str | Path, *, columns: int, zoom: int = 3, seconds: float = 3.0,
+    frames: UInt8[np.ndarray, "N M height width channels"], path: str | Path, *, columns: int, zoom: int = 2, seconds: float = 3.0,
 ) -> None:  # fmt: skip
     """A GIF that plays for `seconds`, holds its last frame as long as half of that, and starts again.
 
@@ -53,6 +54,7 @@ def write_animation(
     from PIL import Image
 
     sheets = [Image.fromarray(tile(frame, columns).repeat(zoom, 0).repeat(zoom, 1)) for frame in frames]
+    sheets = [sheet.quantize(COLOURS) for sheet in sheets]  # noise in all colours would take megabytes
     each = max(round(1000 * seconds / len(sheets)), 20)  # milliseconds; viewers slow down what is faster
     durations = [each] * (len(sheets) - 1) + [max(round(500 * seconds), each)]
     sheets[0].save(path, save_all=True, append_images=sheets[1:], duration=durations, loop=0)

@@ -101,7 +101,7 @@ def tells(canvas: Figure, usages: Mapping[str, Usage], found: Mapping[str, Mappi
     last = panels[-1]
     for index, (name, usage) in enumerate(usages.items()):
         levels = concentration(usage.time_mass.sum(axis=1))
-        line = ("-", (0, (4, 2)))[index % 2]
+        line = ("-", (0, (4, 2)), (0, (1, 1.5)))[index % 3]
         last.plot(usage.times, levels.mean(axis=0), color=style.INK, linestyle=line, label=f"{name}, mean of layers")
         if index == 0:
             for level in levels:
