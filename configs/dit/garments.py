@@ -10,7 +10,20 @@ Every block of the dense model has an MLP of width 4 D. In DiT-MoE a shared expe
 two routed ones of a quarter each; in the other two a token passes one expert of width 4 D on average (expert choice with
 capacity factor 1, Soft MoE with as many slots as tokens). So all compute what the dense model computes, up to the router.
 
-Record: not yet run at length.
+Record: 2026-11-22, two CPU cores, jax 0.10.2, float32.
+
+  make demo-diffusion (experiments/demo_diffusion.py: model=moe, 1,500 steps of 64 pictures at 272 ms; 13.8 minutes in all)
+  Test loss 0.277 (by quarters of the time, data first: 0.457, 0.230, 0.198, 0.225). 500 samples by DPM-Solver++ in 20 evaluations
+  at guidance 2.5, judged by the classifier of configs/vit/garments.py (84.5 % on all test pictures), beside 500 real pictures:
+    class asked for 86.6 ± 1.5 % (real 87.2), Frechet distance 1.83 (0.33), precision 0.968 (0.950), recall 0.818 (0.966),
+    density 0.961 (0.937), coverage 0.802 (0.978).
+  An earlier run of 1,500 steps on mirrored pictures, same figures at guidance 1, 2 and 3: class 60, 82 and 87 %, Frechet distance
+  2.9, 1.7 and 2.0, recall 0.98, 0.91 and 0.81.
+  Expert usage (500 noised test pictures, bits beyond chance that the expert shares with place, time and class, mean over four
+  layers): 0.89, 0.16, 0.20; before training 0.45, 0.05, 0.01. Of the three published observations: preference of place over class
+  holds, of time over class does not (classes differ in outline here); information about place falls with depth (slope -0.33
+  bits over the depth); usage is most uneven at both ends of the time, not at the noisy one alone.
+  The four models at equal FLOPs, three seeds (experiments/compare_dit.py): not run yet.
 """
 
 from typing import Any
