@@ -21,7 +21,7 @@ from moejax.tasks.diffusion import Diffusion
 
 @dataclasses.dataclass(frozen=True)
 class Generator:
-    """A trained task that turns labels into pictures. The guidance scale is an argument: a sweep compiles once.
+    """A trained task that turns labels into pictures.
 
     batch_size: pictures computed together; the last batch of a call is filled up.
     """
