@@ -48,11 +48,10 @@ class Generator:
         self.task.check_labels(jnp.asarray(label))
         run = self._compiled(record)
         parts = [jax.device_get(run(self.params, self.state, *inputs)) for inputs in self._batches(label, seed)]
-        join = lambda arrays, axis: np.concatenate(arrays, axis=axis)[(slice(None),) * axis + (slice(len(label)),)]  # noqa: E731
         return Sampled(
-            x=join([part.x for part in parts], 0),
-            path=join([part.path for part in parts], 1) if record else None,
-            estimates=join([part.estimates for part in parts], 1) if record else None,
+            x=_joined([part.x for part in parts], len(label)),
+            path=_joined([part.path for part in parts], len(label), axis=1) if record else None,
+            estimates=_joined([part.estimates for part in parts], len(label), axis=1) if record else None,
         )
 
     def _compiled(self, record: bool) -> Callable[..., Sampled]:
@@ -75,6 +74,11 @@ class Generator:
             index = np.arange(start, start + self.batch_size)
             wanted = np.asarray(label)[index % len(label)].astype(np.int32)
             yield jnp.asarray(wanted), draw(jnp.asarray(index)), jax.random.fold_in(named(key, "way"), start)
+
+
+def _joined(parts: list[np.ndarray], count: int, *, axis: int = 0) -> np.ndarray:
+    """Batches one behind the other, without what filled up the last."""
+    return np.take(np.concatenate(parts, axis=axis), np.arange(count), axis=axis)
 
 
 Decode = Callable[[Float[Array, "B ..."]], Float[Array, "B ..."]]
