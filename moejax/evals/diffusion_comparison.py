@@ -54,15 +54,15 @@ def table(runs: Sequence[DiffusionRun], floor: Score) -> str:
     for model, mean in means(runs).items():
         run = next(run for run in runs if run.model == model)
         costs = [f"{run.total_params:,}", f"{run.flops_per_example / 1e6:.1f}"]
-        rows.append([model, *costs, _cell(mean["loss"], 1, 4), *(_cell(mean[name], *_FORMS[name]) for name in SCORES)])
+        rows.append([model, *costs, _cell(mean["loss"], 1.0, 4), *(_cell(mean[name], *_FORMS[name]) for name in SCORES)])
     real = [_cell(Mean(number(floor, name), None, 1), *_FORMS[name]) for name in SCORES]
     rows.append(["real pictures", "", "", "", *real])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
 
 
 _FORMS: Mapping[str, tuple[float, int]] = {
-    "frechet": (1, 2), "kernel": (1000, 1), "precision": (1, 3), "recall": (1, 3), "density": (1, 3), "coverage": (1, 3),
-    "agreement": (100, 1),
+    "frechet": (1.0, 2), "kernel": (1e3, 1), "precision": (1.0, 3), "recall": (1.0, 3), "density": (1.0, 3),
+    "coverage": (1.0, 3), "agreement": (100.0, 1),
 }  # fmt: skip
 """Score -> factor and digits in the table."""
 
