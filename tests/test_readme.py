@@ -103,6 +103,7 @@ def frozen(root, tmp_path, monkeypatch):
     vars(moejax.routing).pop("frozen", None)
 
 
+@pytest.mark.slow
 def test_the_router_of_contributing_works(frozen):
     scope = {}
     exec(compile(frozen, "CONTRIBUTING.md", "exec"), scope)

@@ -229,6 +229,7 @@ def test_sums_do_not_depend_on_how_the_function_is_written(form):
     assert found["deep/second"].second_moment.dtype == np.float64
 
 
+@pytest.mark.slow
 def test_stacked_layers_keep_their_axis_and_equal_the_single_ones():
     model = VisionTransformer(image_size=8, patch_size=4, dim=8, depth=3, num_heads=2, mlp_dim=16, num_classes=3)
     params, state = model.init(jax.random.key(0))

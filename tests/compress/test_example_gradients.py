@@ -115,6 +115,7 @@ def test_plain_arrays_and_factorised_leaves_count_as_the_kernels_they_stand_for(
     np.testing.assert_allclose(found["factors"].fisher, wanted, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_bank_has_sums_per_expert_and_an_idle_expert_has_none():
     layer = MoE(
         router=build_method("routing", {"name": "top_k", "num_experts": 3, "num_selected_experts": 1}),

@@ -46,6 +46,7 @@ def test_quality(subject):
     assert subject.quality(scale)["cosine"] < 0.999
 
 
+@pytest.mark.slow
 def test_statistics_of_the_first_layer(subject):
     found = subject.collect(("second_moment", "fisher"), seed=4)
     name = "blocks/00/attention/query"

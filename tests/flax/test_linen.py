@@ -93,6 +93,7 @@ class Stack(nn.Module):
         return scanned()(x, None)[0]
 
 
+@pytest.mark.slow
 def test_jit_grad_scan_and_optax():
     model = Stack()
     variables = jax.jit(model.init)(jax.random.key(0), X)

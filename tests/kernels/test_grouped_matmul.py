@@ -199,5 +199,6 @@ print("eight devices agree")
 """
 
 
+@pytest.mark.slow
 def test_inside_shard_map_on_eight_devices():
     assert "eight devices agree" in eight_devices.output_of(SHARDED)

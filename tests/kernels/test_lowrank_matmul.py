@@ -229,6 +229,7 @@ def finite_operands(kind, sizes):
     return jax.tree.map(jnp.nan_to_num, operands(kind, sizes))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["product", "gated"])
 def test_under_vmap_scan_and_remat(kind):
     sizes = jnp.array([[11, 9, 0, 5], [0, 0, 41, 0], [1, 2, 3, 4]])
@@ -255,6 +256,7 @@ def test_under_vmap_scan_and_remat(kind):
     assert_close(jax.grad(loss)(x, False), jax.grad(loss)(x, True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["product", "gated"])
 def test_gradients_can_be_differentiated_again(kind):
     sizes = jnp.array([11, 9, 0, 5])
@@ -313,6 +315,7 @@ print("eight devices agree")
 """
 
 
+@pytest.mark.slow
 def test_inside_shard_map_on_eight_devices():
     assert "eight devices agree" in eight_devices.output_of(SHARDED)
 
@@ -328,6 +331,7 @@ def unfused_ffn(x, up, down, sizes):
     return product(jax.nn.silu(product(x, *up)), *down)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backward", [False, True])
 def test_the_ffn_holds_no_full_width_middle(backward):
     rows, wide = 1024, 1280

@@ -91,6 +91,7 @@ def test_not_a_number_in_a_group_stays_in_it():
     assert np.isnan(got[1]).all()
 
 
+@pytest.mark.slow
 def test_every_pattern_of_empty_groups_in_value_and_gradients():
     """2^5 patterns as a batch of one call; bfloat16 outputs, so within its rounding (2^-8)."""
     x, w, bias, dy = arrays(5, (24, 16), (5, 16, 24), (5, 24), (24, 24))
@@ -112,6 +113,7 @@ def test_every_pattern_of_empty_groups_in_value_and_gradients():
             assert size or not np.asarray(got[2][group], np.float32).any()
 
 
+@pytest.mark.slow
 def test_gradients_of_the_gated_product_equal_loops():
     sizes = (10, 0, 12)
     x, gate, up, dy = arrays(6, (24, 16), (3, 16, 24), (3, 16, 24), (24, 24))

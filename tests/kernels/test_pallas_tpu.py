@@ -124,6 +124,7 @@ def loss(x, w, sizes):
     return jnp.sum(jnp.sin(api.grouped_matmul(x, w, sizes, **TPU)))
 
 
+@pytest.mark.slow
 def test_under_vmap_scan_and_remat():
     x, w, _, _ = operands(ROWS, 5, 4, False)
     w, stacked = jnp.asarray(w), jnp.asarray(np.stack([x, 2 * x]))
@@ -162,6 +163,7 @@ np.testing.assert_allclose(dw, sum(b for _, b in alone), rtol=1e-5, atol=1e-5)
 """
 
 
+@pytest.mark.slow
 def test_inside_shard_map():
     # The interpreter's own loops are not typed by mesh axis; on a TPU the check is on, as level (d) compiles it.
     eight_devices.output_of(SHARDED.replace("CHECK", "False").replace('jax.lax.pcast(w, "data", to="varying")', "w"))

@@ -150,16 +150,19 @@ def test_level_b_passes_sound_kernels(name, told_of):
     assert "race" not in said
 
 
+@pytest.mark.slow
 def test_level_b_catches_a_block_out_of_bounds(told_of):
     assert "out-of-bounds block index" in told_of("out of bounds")
 
 
+@pytest.mark.slow
 def test_level_b_catches_a_sum_over_a_parallel_axis(told_of):
     assert agrees(tiled(A, B, interpret=True, wrong="sum over a parallel axis"))  # level (a) cannot see it
     said = told_of("sum over a parallel axis")
     assert "race detected" in said or "wrong" in said.splitlines()
 
 
+@pytest.mark.slow
 def test_level_b_catches_a_copy_that_is_not_waited_for(told_of):
     said = told_of("copy not waited for")
     assert "race detected" in said or "wrong" in said.splitlines()

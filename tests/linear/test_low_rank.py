@@ -96,6 +96,7 @@ def factored(leaf):
     return LowRank(u * scale[..., None, :], v)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("experts", [MlpExperts(expert_dim=F), SwigluExperts(expert_dim=F)])
 def test_experts_take_it_for_a_dense_leaf(experts, layout):

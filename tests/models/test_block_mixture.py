@@ -72,6 +72,7 @@ def test_flops_are_those_of_the_chosen_blocks():
     assert counts[1] - counts[0] == 3 * 2 * block  # examples, groups
 
 
+@pytest.mark.slow
 def test_routers_learn_and_the_balance_is_least_when_even():
     params, _ = lively()
     mixed = HALF.from_transformer(params, jax.random.key(3))

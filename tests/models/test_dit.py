@@ -159,7 +159,7 @@ VARIANTS = {
 }
 
 
-QUICK = ("top_k", "time_groups")
+QUICK = ("top_k",)
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in VARIANTS])

@@ -87,6 +87,7 @@ def test_keep_scale_makes_up_for_gates_that_do_not_sum_to_one():
     assert np.abs(predict(target, *plain) - wanted).max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("router", [{}, {"renormalize": True}, {"scores": "sigmoid"}])
 @pytest.mark.parametrize("bank", BANKS)
 def test_all_parts_together_are_the_dense_model(bank, router):

@@ -136,6 +136,7 @@ def noisy(**fields) -> VisionTransformer:
     return vit(TOP_K | {"importance_loss_weight": 0.1, "load_loss_weight": 0.1}, **rates, **fields)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_routing_values_and_gradients_are_the_same_under_remat_scan_and_loop(variant: str) -> None:
     (value, plans), gradients = scanned()

@@ -51,6 +51,7 @@ def images(count=8):
     return jnp.asarray(np.random.default_rng(0).normal(size=(count, 32, 32, 3)), jnp.float32)
 
 
+@pytest.mark.slow
 def test_a_compressed_run_is_loaded_as_it_was(folder, config, smaller, trained):
     loaded_config, params, state, step = load_run(folder)
     assert step == 7 and loaded_config["model"] == config["model"]
