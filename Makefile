@@ -37,10 +37,10 @@ demo-diffusion: $(VENV)/.run  ## trains a DiT-MoE on photographs of garments, sa
 	$(BIN)/python experiments/demo_diffusion.py $(DEMO_ARGS)
 
 test: $(VENV)/.dev  ## the quick tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --durations=20 $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
-	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow --durations=40 $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting and lint, as CI checks them
 	$(BIN)/ruff format --check $(SOURCES)
