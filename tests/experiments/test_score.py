@@ -56,7 +56,7 @@ def test_usage_of_a_diffusion_run(root, runs):
     told = succeeds(root, "expert_usage", f"--checkpoint={runs / 'dit'}", f"--output={runs / 'usage'}", *options)
     assert told.count("| **") == 9  # three observations, on pictures, on sampling, and before training
     with np.load(runs / "usage" / "usage-sampling.npz", allow_pickle=False) as arrays:
-        assert arrays["by_time"].shape == (2, 2, 14) and arrays["by_position"].shape == (2, 49, 16)
+        assert arrays["by_time"].shape == (2, 2, 14) and arrays["by_position"].shape == (2, 49, 14)
 
 
 @pytest.mark.parametrize(
