@@ -54,7 +54,9 @@ def table(runs: Sequence[DiffusionRun], floor: Score) -> str:
     for model, mean in means(runs).items():
         run = next(run for run in runs if run.model == model)
         costs = [f"{run.total_params:,}", f"{run.flops_per_example / 1e6:.1f}"]
-        rows.append([model, *costs, _cell(mean["loss"], 1.0, 4), *(_cell(mean[name], *_FORMS[name]) for name in SCORES)])
+        rows.append(
+            [model, *costs, _cell(mean["loss"], 1.0, 4), *(_cell(mean[name], *_FORMS[name]) for name in SCORES)]
+        )
     real = [_cell(Mean(number(floor, name), None, 1), *_FORMS[name]) for name in SCORES]
     rows.append(["real pictures", "", "", "", *real])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in [head, ["---"] * len(head), *rows]) + "\n"
