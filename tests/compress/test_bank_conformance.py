@@ -22,7 +22,9 @@ METHODS = {f"{name}-{i}": spec for i, (name, spec) in enumerate(examples("compre
 every_method = pytest.mark.parametrize(
     "method", [pytest.param(METHODS[one.id], id=one.id, marks=one.marks) for one in quick_first(METHODS)]
 )
-every_bank = pytest.mark.parametrize("kind", EXPERTS)
+every_bank = pytest.mark.parametrize(
+    "kind", [pytest.param(kind, id=kind, marks=[] if kind == "mlp" else [pytest.mark.slow]) for kind in EXPERTS]
+)
 
 
 def compressed(method, params, budget, statistics=None):

@@ -134,7 +134,7 @@ def compiled(strategy: str, bank: str):
 
 
 def cases():
-    """Hand-made plans with the dense banks, routers' plans with the first of them; the rest as slow tests.
+    """All plans with the first bank; with the other banks as slow tests.
 
     Of the other banks one example each meets a plan of every type.
     """
@@ -146,7 +146,7 @@ def cases():
             strategy,
             bank,
             id=f"{name}-{strategy}-{bank}",
-            marks=[pytest.mark.slow] if bank in OTHERS or name in ROUTERS and bank != next(iter(BANKS)) else [],
+            marks=[] if bank == next(iter(BANKS)) else [pytest.mark.slow],
         )
         for name, plan_type in types.items()
         for strategy in strategies.strategies_for(plan_type)
