@@ -47,16 +47,6 @@ _DRAWS = flags.DEFINE_integer("draws", 100, "Shuffles, and resamplings, behind c
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise, shuffles and resamplings.")
 
 
-def load() -> FinishedRun:
-    """The run. Raises SpecError when it is none of a diffusion model."""
-    run = FinishedRun.load(str(_CHECKPOINT.value), _WHICH.value)
-    if not isinstance(run.task, Diffusion):
-        raise SpecError(
-            f"--checkpoint {run.workdir}: the run's task is {run.config['task']['name']!r}, not 'diffusion'."
-        )
-    return run
-
-
 def on_pictures(run: FinishedRun, watcher: Watcher) -> Usage:
     """Usage on noised real pictures."""
     return watcher.noised_pictures(
@@ -86,7 +76,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     try:
-        run = load()
+        run = FinishedRun.of_task(Diffusion, str(_CHECKPOINT.value), _WHICH.value, flag="checkpoint")
         watcher = Watcher(run.model, run.task.process, run.params, run.state)
         usages = {"noised pictures": on_pictures(run, watcher)}
         if _SAMPLING.value:

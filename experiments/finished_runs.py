@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from moejax.core.errors import SpecError
 from moejax.data import opening
 from moejax.data.dataset import Dataset
 from moejax.evals.baseline import PATCHWORK, logistic_regression
@@ -45,6 +46,15 @@ class FinishedRun:
         task = build_task(config)
         dataset = opening.build(config["data"], path="config.data")
         return cls(path, which, step, config, task, params, state, dataset)
+
+    @classmethod
+    def of_task(cls, task: type, workdir: str | Path, which: str | None = None, *, flag: str) -> "FinishedRun":
+        """`load`, of a run whose task is a `task`; SpecError names the flag that gave another one."""
+        run = cls.load(workdir, which)
+        if not isinstance(run.task, task):
+            wanted = task.__module__.rpartition(".")[2]
+            raise SpecError(f"--{flag} {run.workdir}: its task is {run.config['task']['name']!r}, not {wanted!r}.")
+        return run
 
     @property
     def model(self) -> Any:

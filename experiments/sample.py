@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import flag_errors
+import jax
 import numpy as np
 from absl import app, flags, logging
 from finished_runs import FinishedRun
@@ -50,14 +51,6 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.")
 _ANIMATION = flags.DEFINE_boolean("animation", True, "Write denoising.gif.")
 
 
-def load(folder: str, which: str | None) -> FinishedRun:
-    """The run. Raises SpecError when it is none of a diffusion model, CheckpointError when there is none."""
-    run = FinishedRun.load(folder, which)
-    if not isinstance(run.task, Diffusion):
-        raise SpecError(f"--checkpoint {folder}: the run's task is {run.config['task']['name']!r}, not 'diffusion'.")
-    return run
-
-
 def decoder(run: FinishedRun) -> Decode | None:
     """What makes pictures of the run's latents; None where it samples pictures. Raises SpecError where one has no file."""
     latents = run.config["data"]["name"] == "latents"
@@ -66,7 +59,7 @@ def decoder(run: FinishedRun) -> Decode | None:
     if not latents or _AUTOENCODER.value is None:
         return None
     model = AutoencoderKL()
-    return functools.partial(model.decode, load_params(_AUTOENCODER.value, model))
+    return functools.partial(jax.jit(model.decode), load_params(_AUTOENCODER.value, model))
 
 
 def chosen_classes(names: tuple[str, ...]) -> list[int]:
@@ -130,7 +123,7 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     try:
-        run = load(str(_CHECKPOINT.value), _WHICH.value)
+        run = FinishedRun.of_task(Diffusion, str(_CHECKPOINT.value), _WHICH.value, flag="checkpoint")
         output = Path(str(_OUTPUT.value))
         output.mkdir(parents=True, exist_ok=True)
         sample(run, output)

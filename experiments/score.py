@@ -52,16 +52,6 @@ _CACHE = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file; default: scores.json beside the first file of samples.")
 
 
-def load() -> FinishedRun:
-    """The classifier. Raises SpecError for a run of another task."""
-    run = FinishedRun.load(_CLASSIFIER.value, _WHICH.value)
-    if not isinstance(run.task, Classification):
-        raise SpecError(
-            f"--classifier {run.workdir}: its task is {run.config['task']['name']!r}, not 'classification'."
-        )
-    return run
-
-
 def extractors(run: FinishedRun) -> list[Extractor]:
     """The classifier, and Inception where its weights are given."""
     found: list[Extractor] = [run.features()]
@@ -96,7 +86,7 @@ def main(arguments: Sequence[str]) -> None:
         names = {path: Path(path).name for path in paths}
         unique = len(set(names.values())) == len(paths)
         files = {names[path] if unique else path: read_samples(path) for path in paths}
-        run = load()
+        run = FinishedRun.of_task(Classification, str(_CLASSIFIER.value), _WHICH.value, flag="classifier")
         found = []
         for extractor in extractors(run):
             reference = real_pictures(run, _REFERENCE.value, extractor)

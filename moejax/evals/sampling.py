@@ -90,9 +90,9 @@ def to_bytes(
 ) -> UInt8[np.ndarray, "M height width channels"]:
     """Samples in [-1, 1] as bytes; what lies outside is cut off. decode: from latents to pictures; None: they are pictures."""
     if decode is not None:
-        run, count = jax.jit(decode), len(samples)
+        count = len(samples)
         filled = np.concatenate([samples, samples[:1].repeat(-count % DECODED_TOGETHER, axis=0)])
-        parts = [run(filled[i : i + DECODED_TOGETHER]) for i in range(0, len(filled), DECODED_TOGETHER)]
+        parts = [decode(jnp.asarray(filled[i : i + DECODED_TOGETHER])) for i in range(0, len(filled), DECODED_TOGETHER)]
         samples = np.concatenate([np.asarray(part) for part in parts])[:count]
     return np.round(np.clip((np.asarray(samples, np.float32) + 1.0) * 127.5, 0.0, 255.0)).astype(np.uint8)
 

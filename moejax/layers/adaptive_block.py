@@ -11,6 +11,7 @@ from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
 from moejax.layers.attention import Attention
 from moejax.layers.feed_forward import FeedForward
+from moejax.layers.mixer import apply_mixer, init_mixer
 from moejax.layers.moe import MoE
 from moejax.layers.norms import LayerNorm
 from moejax.layers.projection import init_projection, project
@@ -53,11 +54,8 @@ class AdaptiveBlock:
         """Parameters {'modulation', 'modulation_bias', 'attention', 'moe' or 'feed_forward'} and the router's state."""
         params: dict[str, Any] = init_modulation(key, dim, 6)
         params["attention"] = self.attention.init(named(key, "attention"), dim)
-        if isinstance(self.mixer, MoE):
-            params["moe"], state = self.mixer.init(named(key, "moe"), dim)
-            return params, state
-        params["feed_forward"] = self.mixer.init(named(key, "feed_forward"), dim)
-        return params, {}
+        mixer, state = init_mixer(self.mixer, key, dim)
+        return params | mixer, state
 
     def apply(
         self,
@@ -76,13 +74,8 @@ class AdaptiveBlock:
         shift, scale, gate, mixer_shift, mixer_scale, mixer_gate = modulation(params, condition, 6)
         hidden = modulated_norm(x, shift, scale)
         x = x + gate * self.attention.apply(params["attention"], hidden, key=maybe_named(key, "attention"))
-        hidden, mixer_key = modulated_norm(x, mixer_shift, mixer_scale), maybe_named(key, "mixer")
-        if isinstance(self.mixer, MoE):
-            ids = None
-            if time is not None and getattr(self.mixer.router, "reads_time", False):
-                ids = jnp.broadcast_to(jnp.floor(time).astype(jnp.int32)[:, None], x.shape[:2])
-            out = self.mixer.apply(params["moe"], state, hidden, key=mixer_key, token_ids=ids)
-        else:
-            tokens = self.mixer.apply(params["feed_forward"], hidden, key=mixer_key)
-            out = LayerOutput(tokens=tokens, state=state, losses={}, metrics={})
+        hidden, ids = modulated_norm(x, mixer_shift, mixer_scale), None
+        if time is not None and isinstance(self.mixer, MoE) and getattr(self.mixer.router, "reads_time", False):
+            ids = jnp.broadcast_to(jnp.floor(time).astype(jnp.int32)[:, None], x.shape[:2])
+        out = apply_mixer(self.mixer, params, state, hidden, key=key, token_ids=ids)
         return dataclasses.replace(out, tokens=x + mixer_gate * out.tokens)

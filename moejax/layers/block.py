@@ -12,6 +12,7 @@ from moejax.core.rng import maybe_named, named
 from moejax.layers.attention import Attention
 from moejax.layers.drop_path import drop_path
 from moejax.layers.feed_forward import FeedForward
+from moejax.layers.mixer import apply_mixer, init_mixer
 from moejax.layers.moe import MoE
 from moejax.layers.norms import LayerNorm
 
@@ -49,11 +50,8 @@ class Block:
         """Parameters {'norm_1', 'attention', 'norm_2', 'moe' or 'feed_forward'} and the router's state ({} if dense)."""
         params: dict[str, Any] = {"norm_1": _NORM.init(dim), "norm_2": _NORM.init(dim)}
         params["attention"] = self.attention.init(named(key, "attention"), dim)
-        if isinstance(self.mixer, MoE):
-            params["moe"], state = self.mixer.init(named(key, "moe"), dim)
-            return params, state
-        params["feed_forward"] = self.mixer.init(named(key, "feed_forward"), dim)
-        return params, {}
+        mixer, state = init_mixer(self.mixer, key, dim)
+        return params | mixer, state
 
     def apply(
         self,
@@ -71,12 +69,7 @@ class Block:
         )
         x = x + self._regularise(branch, "attention", key, drop_path_rate)
         hidden = _NORM.apply(params["norm_2"], x)
-        mixer_key = maybe_named(key, "mixer")
-        if isinstance(self.mixer, MoE):
-            out = self.mixer.apply(params["moe"], state, hidden, key=mixer_key, token_ids=token_ids)
-        else:
-            tokens = self.mixer.apply(params["feed_forward"], hidden, key=mixer_key)
-            out = LayerOutput(tokens=tokens, state=state, losses={}, metrics={})
+        out = apply_mixer(self.mixer, params, state, hidden, key=key, token_ids=token_ids)
         return dataclasses.replace(out, tokens=x + self._regularise(out.tokens, "mixer", key, drop_path_rate))
 
     def _regularise(
