@@ -20,6 +20,7 @@ from moejax.compress.statistics import Statistics
 from moejax.compress.weights import Weight, find, is_leaf
 from moejax.core.errors import SpecError
 from moejax.linear.dense import Dense
+from moejax.linear.expert_axis import take_experts
 
 KERNELS = ("gate", "up", "down")
 
@@ -143,15 +144,16 @@ def _plain_error(kernels: dict[str, Any], made: Any) -> float | None:
     """Relative, over all kernels of the bank; None where they have other shapes than before."""
     lost, total = 0.0, 0.0
     for key, kernel in kernels.items():
-        before, leaf = _array(kernel), made.get(key)
+        before, leaf = np.asarray(_array(kernel)), made.get(key)
         if leaf is None or (is_leaf(leaf) and not hasattr(leaf, "materialise")):
             return None
-        after = _array(leaf)
-        if after.shape != before.shape:
+        if jax.eval_shape(_array, leaf).shape != before.shape:
             return None
-        for one, other in zip(before, after, strict=True):
-            one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-            lost, total = lost + float(np.sum((one - other) ** 2)), total + float(np.sum(one**2))
+        for expert, one in enumerate(before):  # one at a time: a large bank is not held twice
+            other = np.array(_array(take_experts(leaf, [expert]))[0], np.float64)
+            other -= one
+            lost += float(np.vdot(other, other))
+            total += float(np.linalg.norm(one.astype(np.float64))) ** 2
     return float(np.sqrt(lost / total)) if total > 0 else 0.0
 
 

@@ -41,6 +41,10 @@ class ExpertChoice:
     token: Annotated[Any, Int[Array, "G E C"]]
     weight: Annotated[Any, Float[Array, "G E C"]]
 
+    @property
+    def num_experts(self) -> int:
+        return self.token.shape[1]
+
 
 @flax.struct.dataclass
 class SlotMix:
@@ -53,6 +57,10 @@ class SlotMix:
     dispatch: Annotated[Any, Float[Array, "G S E C"]]
     combine: Annotated[Any, Float[Array, "G S E C"]]
 
+    @property
+    def num_experts(self) -> int:
+        return self.dispatch.shape[2]
+
 
 @flax.struct.dataclass
 class Merge:
@@ -63,6 +71,10 @@ class Merge:
     """
 
     weight: Annotated[Any, Float[Array, "G E"]]
+
+    @property
+    def num_experts(self) -> int:
+        return self.weight.shape[1]
 
 
 Plan = TokenChoice | ExpertChoice | SlotMix | Merge

@@ -14,14 +14,17 @@ from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
 from moejax.core.spec import method
 from moejax.dispatch.accounting import plan_metrics
-from moejax.dispatch.strategies import check_strategy, dispatch
+from moejax.dispatch.strategies import check_strategy
+from moejax.exchange.all_to_all import AllToAll
+from moejax.exchange.contract import Exchange
 from moejax.layers.feed_forward import FeedForward
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MoE:
-    """router, experts: any method of those rooms. dispatch: how tokens move ('auto' picks by plan).
+    """router, experts: any method of those rooms. dispatch: how tokens move on a device ('auto' picks by plan).
 
+    exchange: how they reach the experts of other devices, where a mesh is set; any method of that room.
     group_size: tokens routed together; None routes each sequence by itself.
     shared: a bank whose single expert every token passes, added to the routed output (None: no shared expert; n shared
         experts of width F are one of width n F).
@@ -30,11 +33,17 @@ class MoE:
     router: Router = method("routing")
     experts: Experts = method("experts")
     dispatch: str = "auto"
+    exchange: Exchange = method("exchange", default=AllToAll())
     group_size: int | None = None
     shared: Experts | None = method("experts", default=None)
 
     def __post_init__(self) -> None:
         check_strategy(self.dispatch, self.router.plan_type)
+        if self.router.plan_type not in self.exchange.plans:
+            raise SpecError(
+                f"exchange {type(self.exchange).__name__} cannot move tokens by a {self.router.plan_type.__name__} plan; "
+                f"it can by {', '.join(plan.__name__ for plan in self.exchange.plans)}."
+            )
         if self.group_size is not None and self.group_size < 1:
             raise SpecError(f"group_size={self.group_size} must be at least 1 (or None: one sequence per group).")
 
@@ -66,7 +75,7 @@ class MoE:
         ids = None if token_ids is None else token_ids.reshape(-1, size)
         routed = self.router.route(router, state, groups, key=maybe_named(key, "router"), token_ids=ids)
         experts_key = maybe_named(key, "experts")
-        moved = dispatch(
+        moved = self.exchange.dispatch(
             self.dispatch,
             routed.plan,
             enter(self.experts, params["experts"], groups),

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
 from moejax.core.segments import apply_segment, segments, segments_named, stack, unstack
+from moejax.sharding.constraints import over_batch
 
 ApplyBlock = Callable[..., LayerOutput]
 """(block, params, state, x, key, extra) -> LayerOutput; `extra` is the layer's own entry of `extras`."""
@@ -92,8 +93,8 @@ def _apply_block(
     block: Any, apply: ApplyBlock, return_plans: bool, params: Any, x: Float[Array, "B T D"], inputs: Any
 ) -> tuple[Float[Array, "B T D"], _Beside]:
     state, key, extra = inputs
-    out = apply(block, params, state, x, key, extra)
-    return out.tokens, _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
+    out = apply(block, params, state, over_batch(x), key, extra)
+    return over_batch(out.tokens), _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
 
 
 def _gathered(x: Float[Array, "B T D"], state: dict[str, Any], layers: dict[str, _Beside]) -> Blocks:

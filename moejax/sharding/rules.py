@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.tree import flatten, map_with_names, match_rules
-from moejax.sharding.mesh import AXIS_NAMES
+from moejax.sharding.mesh import AXIS_NAMES, BATCH_AXES
 
 # Logical axes of a leaf by its name, without the layer axis that stacked segments put in front. First match wins.
 # A column-parallel kernel splits its outputs, the row-parallel one after it its inputs: one reduction per pair. Of a kernel
@@ -32,7 +32,7 @@ LEAF_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 class Rules:
     """The mesh axes over which each logical axis is split; () keeps it whole on every device. Source: ours."""
 
-    batch: tuple[str, ...] = ("data", "expert")
+    batch: tuple[str, ...] = BATCH_AXES
     experts: tuple[str, ...] = ("expert",)
     hidden: tuple[str, ...] = ("model",)
     heads: tuple[str, ...] = ("model",)
@@ -91,6 +91,31 @@ def param_specs(params: Any, rules: Rules, *, leaf_axes: Sequence[tuple[str, Any
         return rules.spec(*((None,) if stacked else ()), *axes)
 
     return map_with_names(spec, params)
+
+
+def split_fully(tree: Any, specs: Any, size: int, *, axis: str = "fsdp") -> Any:
+    """The specs with every leaf split over mesh axis `axis` of `size` devices too, so that each keeps a part of it.
+
+    Split is the largest array axis that no mesh axis splits yet and `size` divides, the last of equals, but never the layer
+    axis of a stacked segment; a leaf without one stays whole.
+    Source: Rajbhandari et al. 2020, "ZeRO", section 5 (stage 1 where `tree` is optimiser state, stage 3 for parameters).
+    """
+    if size == 1:
+        return specs
+
+    def split(name: str, leaf: Any, spec: PartitionSpec) -> PartitionSpec:
+        entries = [*spec, *(None,) * (leaf.ndim - len(spec))]
+        if axis in spec:
+            return spec
+        free = [i for i in range(int(_is_stacked(name)), leaf.ndim) if entries[i] is None and leaf.shape[i] % size == 0]
+        if not free or leaf.size < size:
+            return spec
+        entries[max(free, key=lambda i: (leaf.shape[i], i))] = axis
+        while entries and entries[-1] is None:
+            entries.pop()
+        return PartitionSpec(*entries)
+
+    return map_with_names(split, tree, specs)
 
 
 def specs_like(tree: Any, params: Any, specs: Any) -> Any:

@@ -1,0 +1,1 @@
+"""Ways of experts that live on other devices: one file per method."""
