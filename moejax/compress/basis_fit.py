@@ -21,6 +21,7 @@ from moejax.linear.shared_basis import FUNCTIONS, SharedBasis
 
 SMALL = 0.1  # largest entry of a basis at the start; there f is nearly linear
 SKETCH = 256
+LARGE = 2**22  # entries of a kernel from which on its products are taken in float32
 OWN_GROUP = 4.0  # logit of an expert's own basis at the start; of the others 0
 
 
@@ -59,14 +60,22 @@ def fit_bases(
 
 
 def squared_error(host: HostBank, name: str, leaf: SharedBasis) -> float:
-    """Of all kernels, in float64; infinite where the leaf is not finite."""
+    """Of all kernels, the sum in float64; infinite where the leaf is not finite."""
     mixture, own = np.asarray(leaf.mixture()), np.asarray(leaf.own)
     total = 0.0
     for expert in range(host.num_experts):
-        pair = mixture[expert].astype(np.float64), own[expert].astype(np.float64)
+        kernel = host.kernel(name, expert)
+        dtype = products_dtype(kernel)
+        pair = mixture[expert].astype(dtype), own[expert].astype(dtype)
         factors = pair if leaf.side == "input" else pair[::-1]
-        total += float(np.sum((host.kernel(name, expert) - factors[0] @ factors[1]) ** 2))
+        kernel -= factors[0] @ factors[1]
+        total += float(np.vdot(kernel, kernel))
     return total if np.isfinite(total) else np.inf
+
+
+def products_dtype(kernel: Float[np.ndarray, "D F"]) -> type[np.floating[Any]]:
+    """In which products with a kernel of this size are taken."""
+    return np.float64 if kernel.size < LARGE else np.float32
 
 
 def _tall(host: HostBank, name: str, expert: int, side: str) -> Float[np.ndarray, "D F"]:
@@ -113,9 +122,11 @@ def _least_squares(basis: Float[np.ndarray, "D R"], target: Float[np.ndarray, "D
 
     Directions below 1e-6 of the largest are left out.
     """
+    dtype = products_dtype(target)
     values, vectors = np.linalg.eigh(basis.T @ basis)
     seen = values > 1e-12 * max(values[-1], 0.0)
-    return (vectors[:, seen] / values[seen]) @ (vectors[:, seen].T @ (basis.T @ target))
+    inverse = (vectors[:, seen] / values[seen]) @ vectors[:, seen].T
+    return inverse.astype(dtype) @ (basis.T.astype(dtype) @ target.astype(dtype))
 
 
 @functools.partial(jax.jit, static_argnames=("steps", "learning_rate"))

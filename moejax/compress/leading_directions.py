@@ -1,7 +1,7 @@
 """The leading left singular vectors of several matrices side by side, in memory for one of them.
 
 Source: Gram matrix and eigenvectors up to a size; beyond it Halko, Martinsson and Tropp 2011, algorithm 4.4 (randomised subspace
-    iteration), whose basis is nearly as good and takes products only.
+    iteration), whose basis is nearly as good and takes products only, all but the last in float32.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,12 +24,13 @@ def leading_directions(
         for matrix in matrices():
             gram += matrix @ matrix.T
         return np.linalg.eigh(gram)[1][:, ::-1][:, :rank]
-    basis = np.random.default_rng(0).standard_normal((depth, min(rank + MORE, depth)))
-    for _ in range(PASSES):
-        basis = np.linalg.qr(basis)[0]
+    basis = np.random.default_rng(0).standard_normal((depth, min(rank + MORE, depth)), np.float32)
+    for number in range(PASSES):
+        basis = np.linalg.qr(basis if number < PASSES - 1 else basis.astype(np.float64))[0]
         image = np.zeros_like(basis)
         for matrix in matrices():
-            image += matrix @ (matrix.T @ basis)
+            narrow = matrix.astype(basis.dtype, copy=False)
+            image += narrow @ (narrow.T @ basis)
         small = basis.T @ image
         basis = image
     rotation = np.linalg.eigh((small + small.T) / 2)[1][:, ::-1]

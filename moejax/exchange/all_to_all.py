@@ -118,9 +118,7 @@ def _slots(sizes: Int[Array, "n e"], rows: int) -> tuple[Int[Array, "M"], Int[Ar
     row = jnp.arange(rows, dtype=jnp.int32)
     device = jnp.searchsorted(ends, row, side="right").astype(jnp.int32)
     first = (ends - count).astype(jnp.int32)
-    slot = jnp.where(
-        row < ends[-1], device * rows + row - jnp.take(first, device, mode="clip"), sizes.shape[0] * rows
-    )
+    slot = jnp.where(row < ends[-1], device * rows + row - jnp.take(first, device, mode="clip"), sizes.shape[0] * rows)
     place = jnp.broadcast_to(row, (sizes.shape[0], rows))
     found = jnp.where(place < count[:, None], first[:, None] + place, rows)
     return slot.astype(jnp.int32), found.reshape(-1).astype(jnp.int32)

@@ -59,8 +59,7 @@ def on_devices(
 
 
 def bank_specs(params: Any, mesh: AbstractMesh) -> tuple[Any, bool]:
-    """How a bank lies over the devices, and whether its hidden width is split: over `expert`, and over `model` where every
-    kernel is."""
+    """How a bank lies over the devices, and whether its hidden width is split: over `expert`, over `model` where all kernels are."""
     specs = param_specs({"experts": params}, Rules())["experts"]
     splits_hidden = mesh.shape["model"] > 1 and hidden_is_split(specs)
     if not splits_hidden:
@@ -69,7 +68,7 @@ def bank_specs(params: Any, mesh: AbstractMesh) -> tuple[Any, bool]:
 
 
 def hidden_is_split(specs: Any) -> bool:
-    """Whether each of the kernels 'up', 'gate' and 'down' that there are, and at least the outer two, is split over `model`."""
+    """Whether every kernel of 'up', 'gate' and 'down' that there is, and at least the outer two, is split over `model`."""
     split: dict[str, bool] = {}
     for name, spec in flatten(specs).items():
         if found := re.match(r"(up|gate|down)(/|$)", name):

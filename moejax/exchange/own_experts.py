@@ -3,6 +3,8 @@
 Source: ours.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
@@ -17,7 +19,7 @@ def own_experts(plan: Plan, first: Int[Array, ""], count: int) -> Plan:
     """
     if isinstance(plan, TokenChoice):
         own = (plan.expert >= first) & (plan.expert < first + count)
-        return plan.replace(expert=jnp.where(own, plan.expert - first, -1), num_experts=count)
+        return dataclasses.replace(plan, expert=jnp.where(own, plan.expert - first, -1), num_experts=count)
     axis = 1 if isinstance(plan, ExpertChoice) else 2
     assert isinstance(plan, ExpertChoice | SlotMix)
     return jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, first, count, axis), plan)

@@ -11,7 +11,6 @@ import functools
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from moejax.core.plans import ExpertChoice, Merge, Plan, SlotMix, TokenChoice
@@ -43,18 +42,13 @@ def _local(strategy: str, plan: Plan, x: Array, params: Any, apply: Apply, devic
     if isinstance(plan, Merge):
         return gathered(strategy, plan, x, params, apply, devices)
     n = devices.size
-    onward = functools.partial(
-        jax.lax.ppermute, axis_name=devices.axis, perm=[(i, (i + 1) % n) for i in range(n)]
-    )
-    block, y = own_part(x, devices), None
-    for hop in range(n):
-        share = own_share(strategy, plan, whole(block, devices), params, apply, devices)
-        y = share if y is None else jnp.add(y, share)
-        if n > 1:
-            y = onward(y)
-        if hop < n - 1:
-            plan, block = jax.tree.map(onward, plan), onward(block)
-    return whole(y, devices)
+    onward = functools.partial(jax.lax.ppermute, axis_name=devices.axis, perm=[(i, (i + 1) % n) for i in range(n)])
+    block = own_part(x, devices)
+    y = own_share(strategy, plan, x, params, apply, devices)
+    for _ in range(n - 1):
+        plan, block, y = jax.tree.map(onward, plan), onward(block), onward(y)
+        y = y + own_share(strategy, plan, whole(block, devices), params, apply, devices)
+    return whole(onward(y) if n > 1 else y, devices)
 
 
 EXAMPLES = (Ring(),)

@@ -20,7 +20,7 @@ def constrain(x: Shaped[Array, "..."], rules: Rules, *axes: str | None) -> Shape
 
 
 def over_batch(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-    """x split by its examples, so that parameters that are split travel and not tokens; x itself where no mesh is set.
+    """The tokens split by their examples, so that parameters that are split travel and not tokens; as they are without a mesh.
 
     Source: ours.
     """

@@ -35,7 +35,18 @@ PACKAGES = {name for name in ROOMS if name not in ("moejax", "moejax_kernels")}
 
 # Third-party packages that the pure part of the library may know.
 PURE = {"jax", "jaxtyping", "flax", "numpy", "einops", "ml_collections"}
-PURE_ROOMS = {"core", "moejax_kernels", "linear", "experts", "routing", "dispatch", "exchange", "sharding", "layers", "models"}
+PURE_ROOMS = {
+    "core",
+    "moejax_kernels",
+    "linear",
+    "experts",
+    "routing",
+    "dispatch",
+    "exchange",
+    "sharding",
+    "layers",
+    "models",
+}
 
 # ConfigDict lives in configs/ and experiments/; in the library only where arguments are parsed and specs are built.
 CONFIG_DICT_MODULES = {"moejax.core.arguments", "moejax.core.spec"}

@@ -1,0 +1,51 @@
+"""Every exchange by every plan equals one device, in value and all gradients, whatever the mesh and the bank."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from moejax.core.spec import methods
+
+pytestmark = pytest.mark.slow
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+NARROW = {"bfloat16": 2e-2, "int8": 4e-2}  # what rounding tokens and gradients, twice each, may change
+
+
+def rows_of(*arguments):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_eight_devices.py")), *arguments]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def wrong(rows, limit=1e-5):
+    def allowed(exchange):
+        return next((narrow for wire, narrow in NARROW.items() if wire in exchange), limit)
+
+    assert rows
+    return [row for row in rows if not row[2] <= allowed(row[0]) or row[3]]
+
+
+@pytest.mark.parametrize(
+    ("mesh", "bank"),
+    [
+        ("data=2,expert=4", "mlp"),
+        ("data=8", "mlp"),
+        ("data=1,expert=2,model=4", "swiglu"),
+        ("data=1,fsdp=2,expert=2,model=2", "mlp"),
+    ],
+)
+def test_eight_devices_equal_one(mesh, bank):
+    assert wrong(rows_of(mesh, bank)) == []
+
+
+@pytest.mark.parametrize("bank", methods("experts"))
+def test_banks_whose_experts_and_widths_are_split(bank):
+    rows = rows_of("data=1,expert=4,model=2", bank, "dropless/drops", "all_gather")
+    assert wrong(rows, 1e-4) == []  # longer chains of products
