@@ -9,15 +9,13 @@ is not repeated, and one that was stopped goes on. Writes NAME.json, NAME.md and
 
 import datetime
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from side_by_side import ONE_THREAD, Job, cores, pinned, run_side_by_side
+from side_by_side import Job, cores, pinned, run_or_exit, share_compiled
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "vit" / "factorised.py"
@@ -74,11 +72,7 @@ def train(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]]) ->
     ]  # fmt: skip
     print(f"{len(wanted)} models x {_SEEDS.value} seeds; {len(jobs)} runs to go", flush=True)
     steps = 2 if _SMOKE.value else _STEPS.value
-    failed = run_side_by_side(jobs, slots=min(cores(), len(jobs)), steps=steps) if jobs else None
-    if failed:
-        print(f"stopped at {failed.name}; the same command goes on from here.", file=sys.stderr)
-        print(failed.log.read_text()[-2000:], file=sys.stderr)
-        sys.exit(failed.code if failed.code and 0 < failed.code < 256 else 1)
+    run_or_exit(jobs, slots=min(cores(), len(jobs)), steps=steps)
 
 
 def step_milliseconds(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]]) -> dict[str, float]:
@@ -119,9 +113,7 @@ def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = Path(str(_WORKDIR.value))
     workdir.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    share_compiled(workdir)
     wanted = configs(_BANKS.value, _MATCHES.value)
     train(workdir, wanted)
     milliseconds = step_milliseconds(workdir, wanted)

@@ -10,15 +10,13 @@ Writes NAME.json, NAME.md and NAME.png (NAME: --results).
 
 import datetime
 import json
-import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from side_by_side import ONE_THREAD, Job, cores, run_side_by_side
+from side_by_side import Job, cores, run_or_exit, share_compiled
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
@@ -60,11 +58,7 @@ def train(workdir: Path, names: dict[Path, tuple[Path, str]]) -> None:
     ]  # fmt: skip
     print(f"{len(names)} runs, {len(jobs)} to go", flush=True)
     steps = 2 if _SMOKE.value else _STEPS.value
-    failed = run_side_by_side(jobs, slots=min(cores(), len(jobs)), steps=steps) if jobs else None
-    if failed:
-        print(f"stopped at {failed.name}; the same command goes on from here.", file=sys.stderr)
-        print(failed.log.read_text()[-2000:], file=sys.stderr)
-        sys.exit(failed.code if failed.code and 0 < failed.code < 256 else 1)
+    run_or_exit(jobs, slots=min(cores(), len(jobs)), steps=steps)
 
 
 def samples(folder: Path) -> Any:
@@ -106,9 +100,7 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = Path(str(_WORKDIR.value)).resolve()
     workdir.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    share_compiled(workdir)
     wanted = {workdir / m / f"seed_{s}": (m, s) for s in range(_SEEDS.value) for m in _MODELS.value}
     runs = {folder: (CONFIGS / "dit" / "garments.py", argument(*which)) for folder, which in wanted.items()}
     judge = {workdir / "classifier": (CONFIGS / "vit" / "garments.py", "smoke" if _SMOKE.value else "")}

@@ -7,7 +7,6 @@ An interrupted demo goes on where it stopped when the same command is given agai
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from side_by_side import ONE_THREAD, Job, cores, pinned, run_side_by_side
+from side_by_side import Job, cores, pinned, run_or_exit, share_compiled
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "vit" / "patchwork.py"
@@ -111,22 +110,14 @@ def train(workdir: Path, found: dict[str, Any]) -> None:
                     folder=folder,
                 )
             )  # fmt: skip
-    failed = run_side_by_side(jobs, slots=found["slots"], steps=found["steps"])
-    if failed:
-        print(
-            f"stopped at {failed.name} (exit code {failed.code}); the same command goes on from here.", file=sys.stderr
-        )
-        print(failed.log.read_text()[-2000:], file=sys.stderr)
-        sys.exit(failed.code if 0 < failed.code < 256 else 1)
+    run_or_exit(jobs, slots=found["slots"], steps=found["steps"])
 
 
 def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+    share_compiled(workdir)
     begin = time.monotonic()
     print(
         "moejax demo: trains a dense ViT, V-MoE, expert choice and Soft MoE on patchwork (13,736 pictures of garments, "

@@ -9,7 +9,6 @@ expert works at which time, place and class). An interrupted demo goes on where 
 """
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import flag_errors
 from absl import app, flags, logging
+from side_by_side import share_compiled
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"
@@ -70,8 +70,7 @@ def main(_: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     workdir = Path(_WORKDIR.value)
     workdir.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    share_compiled(workdir, one_thread=False)
     begin = time.monotonic()
     print(
         "moejax diffusion demo: a DiT-MoE learns 9,000 photographs of garments (28x28, 10 classes), and a classifier learns to\n"

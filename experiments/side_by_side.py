@@ -123,6 +123,28 @@ def run_side_by_side(jobs: Sequence[Job], *, slots: int, steps: int) -> Job | No
     return failed
 
 
+def run_or_exit(jobs: Sequence[Job], *, slots: int, steps: int) -> None:
+    """`run_side_by_side`; ends the program with the exit code of the run that failed, after the end of its output."""
+    failed = run_side_by_side(jobs, slots=slots, steps=steps) if jobs else None
+    if failed:
+        print(
+            f"stopped at {failed.name} (exit code {failed.code}); the same command goes on from here.", file=sys.stderr
+        )
+        print(failed.log.read_text()[-2000:], file=sys.stderr)
+        sys.exit(failed.code if failed.code and 0 < failed.code < 256 else 1)
+
+
+def share_compiled(workdir: Path, *, one_thread: bool = True) -> None:
+    """Sets the environment of jax, before it starts and for all runs: compiled programs are kept in `workdir`.
+
+    one_thread: one core for each program, so that runs side by side do not disturb each other.
+    """
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+    if one_thread:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
+
+
 def stop(jobs: Iterable[Job]) -> None:
     """Tells running jobs to save and end."""
     for job in jobs:
