@@ -15,7 +15,8 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from side_by_side import Job, cores, pinned, run_or_exit, share_compiled
+from shared_compilation import share_compiled
+from side_by_side import Job, cores, pinned, run_or_exit
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE.parent / "configs" / "vit" / "factorised.py"

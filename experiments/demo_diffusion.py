@@ -17,7 +17,7 @@ from pathlib import Path
 
 import flag_errors
 from absl import app, flags, logging
-from side_by_side import share_compiled
+from shared_compilation import share_compiled
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs"

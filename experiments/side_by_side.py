@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-ONE_THREAD = "--xla_cpu_multi_thread_eigen=false"  # for XLA_FLAGS
-
 
 @dataclasses.dataclass
 class Job:
@@ -132,17 +130,6 @@ def run_or_exit(jobs: Sequence[Job], *, slots: int, steps: int) -> None:
         )
         print(failed.log.read_text()[-2000:], file=sys.stderr)
         sys.exit(failed.code if failed.code and 0 < failed.code < 256 else 1)
-
-
-def share_compiled(workdir: Path, *, one_thread: bool = True) -> None:
-    """Sets the environment of jax, before it starts and for all runs: compiled programs are kept in `workdir`.
-
-    one_thread: one core for each program, so that runs side by side do not disturb each other.
-    """
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(workdir.resolve() / "compiled"))
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
-    if one_thread:
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {ONE_THREAD}".strip()
 
 
 def stop(jobs: Iterable[Job]) -> None:

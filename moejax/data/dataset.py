@@ -110,6 +110,11 @@ class Dataset:
         )
         pipeline.check(self.info)
 
+    @property
+    def batch_size(self) -> int:
+        """Examples of a training batch over all processes."""
+        return self.pipeline.batch_size
+
     def train_iterator(self, *, seed: int, num_processes: int = 1, process: int = 0) -> TrainIterator:
         """Endless training batches, a function of (seed, position) alone.
 

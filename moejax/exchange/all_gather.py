@@ -48,7 +48,7 @@ def _local(strategy: str, plan: Plan, x: Array, params: Any, apply: Apply, devic
 
 def own_share(
     strategy: str, plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply, devices: Devices
-) -> Float[Array, "G S P"]:
+) -> Float[Array, "G S _"]:
     """What the own experts owe these tokens, of it the own part of the width."""
     count = plan.num_experts // devices.size
     mine = own_experts(plan, devices.index() * count, count)

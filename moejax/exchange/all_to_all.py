@@ -96,19 +96,19 @@ class AllToAll:
         back = self._swap_back(rows_of_tokens(y, place, order[:, None]).reshape(n, rows, -1), devices)
         return Ragged(rows_of_tokens(back.reshape(n * rows, -1), slot, row[:, None]), layout.group_sizes)
 
-    def _swap(self, chunks: Float[Array, "n ... D"], devices: Devices) -> Float[Array, "n ... D"]:
+    def _swap(self, chunks: Float[Array, "_ ... D"], devices: Devices) -> Float[Array, "_ ... D"]:
         return whole(self._wire(own_part(chunks, devices), devices), devices)
 
-    def _swap_back(self, chunks: Float[Array, "n ... P"], devices: Devices) -> Float[Array, "n ... D"]:
+    def _swap_back(self, chunks: Float[Array, "_ ... _"], devices: Devices) -> Float[Array, "_ ... D"]:
         return whole(self._wire(chunks, devices), devices)
 
-    def _wire(self, chunks: Float[Array, "n ... D"], devices: Devices) -> Float[Array, "n ... D"]:
+    def _wire(self, chunks: Float[Array, "_ ... D"], devices: Devices) -> Float[Array, "_ ... D"]:
         if self.wire_dtype is None:
             return swap(chunks, devices, self.group)
         return narrow_swap(chunks, devices, self.group, self.wire_dtype)
 
 
-def _slots(sizes: Int[Array, "n e"], rows: int) -> tuple[Int[Array, "M"], Int[Array, "nM"]]:
+def _slots(sizes: Int[Array, "_ _"], rows: int) -> tuple[Int[Array, "M"], Int[Array, "_"]]:
     """Of rows sorted by expert, and so by device: the slot of each row in n chunks of `rows`, and the row of each slot.
 
     Numbers out of range (n * rows, rows) mean 'none'.
@@ -124,7 +124,7 @@ def _slots(sizes: Int[Array, "n e"], rows: int) -> tuple[Int[Array, "M"], Int[Ar
     return slot.astype(jnp.int32), found.reshape(-1).astype(jnp.int32)
 
 
-def _by_expert(received: Int[Array, "n e"], rows: int) -> tuple[Int[Array, "nM"], Int[Array, "nM"]]:
+def _by_expert(received: Int[Array, "_ _"], rows: int) -> tuple[Int[Array, "_"], Int[Array, "_"]]:
     """Of n chunks of `rows`, each sorted by expert: which slot comes i-th when all are, and the place of each slot.
 
     Places behind the last row, and slots without a row, get the number n * rows: 'none'.

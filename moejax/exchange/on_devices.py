@@ -76,7 +76,7 @@ def hidden_is_split(specs: Any) -> bool:
     return {"up", "down"} <= split.keys() and all(split.values())
 
 
-def own_part(x: Float[Array, "... D"], devices: Devices) -> Float[Array, "... P"]:
+def own_part(x: Float[Array, "... D"], devices: Devices) -> Float[Array, "... _"]:
     """The own part of the width: along `model` all hold the same tokens, and each sends another part of them."""
     if devices.model == 1:
         return x
@@ -84,7 +84,7 @@ def own_part(x: Float[Array, "... D"], devices: Devices) -> Float[Array, "... P"
     return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index("model") * width, width, x.ndim - 1)
 
 
-def whole(x: Float[Array, "... P"], devices: Devices) -> Float[Array, "... D"]:
+def whole(x: Float[Array, "... _"], devices: Devices) -> Float[Array, "... D"]:
     """The full width from the parts of all devices along `model`."""
     return x if devices.model == 1 else jax.lax.all_gather(x, "model", axis=x.ndim - 1, tiled=True)
 

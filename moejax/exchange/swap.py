@@ -16,7 +16,7 @@ from moejax.exchange.contract import Devices
 WIRE_DTYPES = ("bfloat16", "int8")
 
 
-def swap(x: Shaped[Array, "n ..."], devices: Devices, group: int | None = None) -> Shaped[Array, "n ..."]:
+def swap(x: Shaped[Array, "_ ..."], devices: Devices, group: int | None = None) -> Shaped[Array, "_ ..."]:
     """y[i] of device j = x[j] of device i. Doing it twice undoes it; it is its own transpose.
 
     group: neighbours that first exchange among themselves, so that between groups each device sends one large chunk to each of
@@ -37,7 +37,7 @@ def swap(x: Shaped[Array, "n ..."], devices: Devices, group: int | None = None) 
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def narrow_swap(x: Float[Array, "n ... D"], devices: Devices, group: int | None, wire: str) -> Float[Array, "n ... D"]:
+def narrow_swap(x: Float[Array, "_ ... D"], devices: Devices, group: int | None, wire: str) -> Float[Array, "_ ... D"]:
     """`swap` of numbers rounded to `wire`, in the dtype of x; gradients come back rounded alike."""
     if wire == "bfloat16":
         return swap(x.astype(jnp.bfloat16), devices, group).astype(x.dtype)

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moejax.core.errors import SpecError, did_you_mean
+from moejax.sharding.table import placed, table
 from moejax.train.checkpoints import Checkpoints, read_run
 from moejax.train.evaluation import build_evaluator
 from moejax.train.initialise import initialise_from
@@ -84,7 +85,9 @@ class _Loop:
     ) -> None:  # fmt: skip
         self.task, self.data, self.spec, self.workdir, self.config = task, data, spec, workdir, config
         self.checkpoints, self.seed = checkpoints, seed
-        self.program = Program(task, optimizer, spec, seed=seed)
+        self.program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
+        if self.program.mesh.size > 1 and jax.process_index() == 0:
+            print(table(placed(self.program.template, self.program.shardings)), flush=True)
         self.template = self.program.template
         self.evaluate = build_evaluator(task, data.info, self.program.place)
         self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())

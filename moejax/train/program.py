@@ -1,5 +1,6 @@
 """What a run computes: the state to begin with, the compiled step, and where their arrays lie. No data, no files."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from moejax.sharding.rules import param_specs, shardings, specs_like
+from moejax.core.errors import SpecError
+from moejax.sharding.rules import param_specs, shardings, specs_like, split_fully
 from moejax.train.optimizers import Optimizer
 from moejax.train.spec import Train
 from moejax.train.state import TrainState, create
@@ -18,18 +20,23 @@ class Program:
     """mesh: the devices. template: TrainState of shapes. shardings: how each of its leaves lies over the mesh.
 
     step: `state, metrics = step(state, batch)`, compiled at its first call; it takes over the memory of `state`.
-    Raises SpecError for rules, meshes and options that do not fit the model. Source: ours.
+    batch_size: pictures of a batch over all processes, where it is to be checked against the mesh.
+    Raises SpecError for rules, meshes and options that do not fit the model or the batch. Source: ours.
     """
 
-    def __init__(self, task: Any, optimizer: Optimizer, spec: Train, *, seed: int) -> None:
+    def __init__(
+        self, task: Any, optimizer: Optimizer, spec: Train, *, seed: int, batch_size: int | None = None
+    ) -> None:
         self.mesh = spec.mesh.build()
+        self._batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
+        if batch_size is not None:
+            self._check_batch(batch_size, spec)
         key = jax.random.key(seed)
         abstract_params, _ = jax.eval_shape(task.init, key)
         transformation = optimizer.build(abstract_params, spec.steps)
         self._create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
         self.template: TrainState = jax.eval_shape(self._create)
         self.shardings = self._state_shardings(spec)
-        self._batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
         step = build_step(
             task,
             transformation,
@@ -53,14 +60,26 @@ class Program:
         return jax.device_put(dict(batch), self._batch_sharding)
 
     def _state_shardings(self, spec: Train) -> TrainState:
-        template = self.template
-        params = param_specs(template.params, spec.rules)
+        template, split = self.template, self.mesh.shape["fsdp"]
+        whole = param_specs(template.params, spec.rules)
+        params = split_fully(template.params, whole, split)
+        moments = specs_like(template.opt_state, template.params, params)
         specs = TrainState(
             step=PartitionSpec(),
-            params=params,
+            params=params if spec.fsdp == "params" else whole,
             state=jax.tree.map(lambda _: PartitionSpec(), template.state),
-            opt_state=specs_like(template.opt_state, template.params, params),
+            opt_state=split_fully(template.opt_state, moments, split),
             ema=None if template.ema is None else params,
             key=PartitionSpec(),
         )
         return shardings(template, specs, self.mesh)
+
+    def _check_batch(self, batch_size: int, spec: Train) -> None:
+        devices = math.prod(self.mesh.shape[axis] for axis in spec.rules.batch)
+        both = devices * spec.accumulate_steps, "devices times train.accumulate_steps"
+        for parts, what in ((devices, "devices"), both):
+            if batch_size % parts:
+                raise SpecError(
+                    f"a batch of {batch_size} cannot be split over {parts} {what} (mesh {spec.mesh.named}); choose a "
+                    f"multiple of {parts}, or smaller sizes along {', '.join(spec.rules.batch)}."
+                )

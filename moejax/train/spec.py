@@ -19,7 +19,8 @@ class Train:
     keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
     test_with: which parameters the final test takes. eval_split, test_split: None skips.
     init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
-    mesh, rules: how arrays lie over devices. tensorboard, progress: events and progress bar.
+    mesh, rules: how arrays lie over devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
+        optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events and progress bar.
     """
 
     steps: int
@@ -40,6 +41,7 @@ class Train:
     reinitialise: tuple[str, ...] = ()
     mesh: MeshSpec = MeshSpec()
     rules: Rules = Rules()
+    fsdp: Literal["params", "optimizer"] = "params"
     tensorboard: bool = True
     progress: bool = True
 

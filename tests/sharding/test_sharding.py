@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,8 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 from moejax.core.errors import SpecError
 from moejax.sharding.constraints import constrain
 from moejax.sharding.mesh import AXIS_NAMES, MeshSpec
-from moejax.sharding.rules import Rules, param_specs, shardings, specs_like
+from moejax.sharding.rules import Rules, param_specs, shardings, specs_like, split_fully
+from moejax.sharding.table import placed, table
 
 P = PartitionSpec
 
@@ -32,7 +34,7 @@ PARAMS = {
 
 
 def test_rules_map_logical_axes():
-    assert Rules().spec("batch", None, None) == P(("data", "expert"))
+    assert Rules().spec("batch", None, None) == P(("data", "fsdp", "expert"))
     assert Rules().spec("experts", None, "hidden") == P("expert", None, "model")
     assert Rules(experts=()).spec("experts", None, "hidden") == P(None, None, "model")
 
@@ -69,14 +71,57 @@ def test_optimiser_state_follows_its_parameters():
 
 
 def test_sizes_that_do_not_divide():
-    mesh = AbstractMesh((1, 3, 1), AXIS_NAMES, axis_types=(AxisType.Auto,) * 3)
+    mesh = AbstractMesh((1, 1, 3, 1), AXIS_NAMES, axis_types=(AxisType.Auto,) * 4)
     with pytest.raises(SpecError, match="down/kernel has an axis of 4, which 3 devices"):
         shardings(PARAMS, param_specs(PARAMS, Rules()), mesh)
 
 
+def test_full_split_by_hand():
+    specs = split_fully(PARAMS, param_specs(PARAMS, Rules()), 2)
+    # 4 experts and 8 hidden units are taken, 4 inputs are left.
+    assert specs["blocks"]["02"]["moe"]["experts"]["up"]["kernel"] == P("expert", "fsdp", "model")
+    assert specs["blocks"]["02"]["moe"]["experts"]["down"]["kernel"] == P("expert", "model", "fsdp")
+    # The layer axis of 2 is not split, the hidden axis of 8 is taken.
+    assert specs["blocks"]["00-01"]["mlp"]["up"]["kernel"] == P(None, "fsdp", "model")
+    assert specs["head"]["kernel"] == P("fsdp")  # 3 classes do not divide
+    assert split_fully({"bias": shape(3)}, {"bias": P()}, 2)["bias"] == P()  # nothing does
+    free = {"a": shape(6, 4, 6), "b": shape(2)}
+    assert split_fully(free, {"a": P(None, "model"), "b": P()}, 4) == {"a": P(None, "model"), "b": P()}
+    assert split_fully(free, {"a": P(), "b": P()}, 2) == {
+        "a": P(None, None, "fsdp"),
+        "b": P("fsdp"),
+    }  # the last of equals
+
+
+def test_table_by_hand():
+    mesh = MeshSpec(data=1, fsdp=2, expert=2, model=2).abstract(8)
+    specs = split_fully(PARAMS, param_specs(PARAMS, Rules()), 2)
+    rows = placed(PARAMS, shardings(PARAMS, specs, mesh))
+    by_name = {row.name: row for row in rows}
+    up = by_name["blocks/02/moe/experts/up/kernel"]
+    assert (up.split, up.bytes_per_device) == ("expert, fsdp, model", 4 * 4 * 4 * 8 // 8)
+    assert by_name["head/kernel"] == ("head/kernel", (4, 3), "float32", "fsdp", 24)
+    assert table(rows).splitlines()[0].split() == ["leaf", "shape", "split", "over", "bytes", "per", "device"]
+    assert table(rows).splitlines()[-1].split() == ["sum", str(sum(row.bytes_per_device for row in rows))]
+
+
+def test_mesh_without_devices():
+    assert MeshSpec(data=-1, expert=4).abstract(32).shape == {"data": 8, "fsdp": 1, "expert": 4, "model": 1}
+    with pytest.raises(
+        SpecError, match="does not fit 32 devices; the sizes must multiply to that number, or one of them"
+    ):
+        MeshSpec(data=3, expert=4).abstract(32)
+
+
+def test_slices_are_split_by_data_alone():
+    devices = [mock.Mock(spec=jax.Device, slice_index=i // 4) for i in range(8)]
+    with pytest.raises(SpecError, match="data=1 must be a multiple of the 2 slices"):
+        MeshSpec(data=1, expert=8).build(devices)
+
+
 def test_mesh_sizes():
-    assert MeshSpec().build(jax.devices()[:1]).shape == {"data": 1, "expert": 1, "model": 1}
-    with pytest.raises(SpecError, match="expert=2, model=1 does not fit 1 devices"):
+    assert MeshSpec().build(jax.devices()[:1]).shape == {"data": 1, "fsdp": 1, "expert": 1, "model": 1}
+    with pytest.raises(SpecError, match="expert=2, model=1 does not fit 1 devices; the sizes must multiply"):
         MeshSpec(expert=2).build(jax.devices()[:1])
     with pytest.raises(SpecError, match="only one axis may be -1"):
         MeshSpec(data=-1, expert=-1)
@@ -96,7 +141,7 @@ from moejax.sharding.constraints import constrain
 from moejax.sharding.mesh import MeshSpec
 from moejax.sharding.rules import Rules, param_specs, shardings
 mesh = MeshSpec(data=-1, expert=2, model=2).build()
-assert dict(mesh.shape) == {"data": 2, "expert": 2, "model": 2}, mesh
+assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "expert": 2, "model": 2}, mesh
 params = {"moe": {"experts": {"up": {"kernel": jnp.arange(4 * 4 * 8.0).reshape(4, 4, 8)}}}}
 placed = jax.device_put(params, shardings(params, param_specs(params, Rules()), mesh))
 kernel = placed["moe"]["experts"]["up"]["kernel"]

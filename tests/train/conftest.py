@@ -75,6 +75,8 @@ class Batches:
 class MemoryData:
     """Batches of 8 for training, two of 4 (the last half padding) for each other split."""
 
+    batch_size = 8
+
     def __init__(self, before=lambda number: None):
         self.before = before
         self.info = types.SimpleNamespace(name="fake", split_sizes={"train": 64, "validation": 6, "test": 6})

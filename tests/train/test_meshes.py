@@ -1,0 +1,47 @@
+"""Training on meshes: the same losses and parameters as on one device, whatever is split."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from moejax.core.errors import SpecError
+from moejax.sharding.mesh import MeshSpec
+from moejax.train.optimizers import Optimizer
+from moejax.train.program import Program
+from moejax.train.spec import Train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+MESHES = ("data=2,expert=4", "data=1,fsdp=2,expert=2,model=2", "data=1,fsdp=8:optimizer", "data=4,model=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("router", "exchange"),
+    [
+        ("top_k", "all_to_all"),
+        ("dropless", "all_to_all"),
+        ("expert_choice", "all_to_all"),
+        ("soft", "all_to_all"),
+        ("dropless", "ring"),
+        ("top_k", "all_gather"),
+        ("soft", "constraints"),
+    ],
+)
+def test_twenty_steps_equal_those_of_one_device(router, exchange):
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
+    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_eight_devices.py")), router, exchange, *MESHES]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row[0] for row in rows] == list(MESHES)
+    assert [row for row in rows if max(row[1:]) > 1e-5] == []
+
+
+def test_a_batch_that_does_not_divide(linear_task):
+    spec = Train(steps=1, mesh=MeshSpec(data=1), accumulate_steps=3)
+    with pytest.raises(SpecError, match="a batch of 8 cannot be split over 3 devices times train.accumulate_steps"):
+        Program(linear_task(), Optimizer(name="sgd", schedule="constant"), spec, seed=0, batch_size=8)
