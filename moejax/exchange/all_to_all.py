@@ -2,7 +2,8 @@
 
 Buffers (plans with a capacity, expert choice, slot mixtures) are cut by expert and swapped whole. Ragged rows (dropless
 token choice) are swapped as they are: counts first, so that each device knows how many rows it gets for which of its experts,
-then the rows, which it sorts by expert.
+then the rows, which it sorts by expert. On TPU and GPU the ragged collective sends the rows alone; elsewhere, in two levels and in
+narrow numbers they travel in chunks of equal size, and the result is the same.
 Source: GShard (Lepikhin et al. 2020), section 3.3, for buffers; FastMoE (He et al. 2021), section 4.2, for exchanged counts;
     DeepSpeed-TED (Singh et al. 2023), section 5.1, for parts of tokens along `model`.
 Deviations: along `model` devices send different parts of the width, not different tokens. A device keeps room for all rows of
@@ -84,17 +85,59 @@ class AllToAll:
         return Buffers(self._swap_back(chunks, devices).reshape(experts, slots, -1))
 
     def _rows(self, apply: Apply, devices: Devices, params: Any, layout: Ragged) -> Ragged:
-        n, rows = devices.size, layout.tokens.shape[0]
-        sizes = layout.group_sizes.reshape(n, -1)
+        rows = layout.tokens.shape[0]
+        sizes = layout.group_sizes.reshape(devices.size, -1)
         received = swap(sizes, devices)  # [n, E/n] rows from each device for each own expert
-        slot, row = _slots(sizes, rows)
-        chunks = rows_of_tokens(layout.tokens, row, slot[:, None]).reshape(n, rows, -1)
-        arrived = self._swap(chunks, devices).reshape(n * rows, -1)
+        arrived = whole(self._there(own_part(layout.tokens, devices), sizes, received, devices), devices)
         order, place = _by_expert(received, rows)
         mine = Ragged(rows_of_tokens(arrived, order, place[:, None]), jnp.sum(received, axis=0, dtype=jnp.int32))
         y = computed(apply, params, mine, devices).tokens
-        back = self._swap_back(rows_of_tokens(y, place, order[:, None]).reshape(n, rows, -1), devices)
-        return Ragged(rows_of_tokens(back.reshape(n * rows, -1), slot, row[:, None]), layout.group_sizes)
+        back = self._back(rows_of_tokens(y, place, order[:, None]), sizes, received, devices)
+        return Ragged(whole(back, devices), layout.group_sizes)
+
+    def _there(self, rows: Float[Array, "M _"], sizes: Array, received: Array, devices: Devices) -> Float[Array, "_ _"]:
+        """Rows [M] to n chunks of room for M, chunk i from device i; zeros where no row came."""
+
+        def in_equal_chunks(rows: Array, sizes: Array, received: Array) -> Array:
+            del received
+            slot, row = _slots(sizes, len(rows))
+            chunks = rows_of_tokens(rows, row, slot[:, None]).reshape(devices.size, len(rows), -1)
+            return self._wire(chunks, devices).reshape(row.size, -1)
+
+        def as_they_are(rows: Array, sizes: Array, received: Array) -> Array:
+            count, first = _runs(sizes)
+            room = jnp.zeros((devices.size * len(rows), rows.shape[1]), rows.dtype)
+            there = jnp.broadcast_to(devices.index().astype(jnp.int32) * len(rows), count.shape)
+            came = _runs(received)[0]
+            return jax.lax.ragged_all_to_all(rows, room, first, count, there, came, axis_name=devices.axis)
+
+        return self._by_platform(in_equal_chunks, as_they_are, devices)(rows, sizes, received)
+
+    def _back(self, slots: Float[Array, "_ _"], sizes: Array, received: Array, devices: Devices) -> Float[Array, "M _"]:
+        """The way back of `_there`: n chunks of M to M rows."""
+        n = devices.size
+        rows = len(slots) // n
+
+        def in_equal_chunks(slots: Array, sizes: Array, received: Array) -> Array:
+            del received
+            slot, row = _slots(sizes, rows)
+            chunks = self._wire(slots.reshape(n, rows, -1), devices).reshape(n * rows, -1)
+            return rows_of_tokens(chunks, slot, row[:, None])
+
+        def as_they_are(slots: Array, sizes: Array, received: Array) -> Array:
+            count, first = _runs(sizes)
+            room = jnp.zeros((rows, slots.shape[1]), slots.dtype)
+            chunk = jnp.arange(n, dtype=jnp.int32) * rows
+            home, came = swap(first, devices), _runs(received)[0]
+            return jax.lax.ragged_all_to_all(slots, room, chunk, came, home, count, axis_name=devices.axis)
+
+        return self._by_platform(in_equal_chunks, as_they_are, devices)(slots, sizes, received)
+
+    def _by_platform(self, equal: Any, ragged: Any, devices: Devices) -> Any:
+        """The ragged collective on a TPU or GPU, for one level of wide numbers; else equal chunks, with the same numbers."""
+        if self.group is not None or self.wire_dtype is not None or devices.size == 1:
+            return equal
+        return lambda *args: jax.lax.platform_dependent(*args, default=equal, tpu=ragged, cuda=ragged)
 
     def _swap(self, chunks: Float[Array, "_ ... D"], devices: Devices) -> Float[Array, "_ ... D"]:
         return whole(self._wire(own_part(chunks, devices), devices), devices)
@@ -108,16 +151,21 @@ class AllToAll:
         return narrow_swap(chunks, devices, self.group, self.wire_dtype)
 
 
+def _runs(sizes: Int[Array, "_ _"]) -> tuple[Int[Array, "_"], Int[Array, "_"]]:
+    """Of rows sorted by device: how many are for each, and where they begin."""
+    count = jnp.sum(sizes, axis=1, dtype=jnp.int32)
+    return count, (jnp.cumsum(count) - count).astype(jnp.int32)
+
+
 def _slots(sizes: Int[Array, "_ _"], rows: int) -> tuple[Int[Array, "M"], Int[Array, "_"]]:
     """Of rows sorted by expert, and so by device: the slot of each row in n chunks of `rows`, and the row of each slot.
 
     Numbers out of range (n * rows, rows) mean 'none'.
     """
-    count = jnp.sum(sizes, axis=1)
-    ends = jnp.cumsum(count)
+    count, first = _runs(sizes)
+    ends = first + count
     row = jnp.arange(rows, dtype=jnp.int32)
     device = jnp.searchsorted(ends, row, side="right").astype(jnp.int32)
-    first = (ends - count).astype(jnp.int32)
     slot = jnp.where(row < ends[-1], device * rows + row - jnp.take(first, device, mode="clip"), sizes.shape[0] * rows)
     place = jnp.broadcast_to(row, (sizes.shape[0], rows))
     found = jnp.where(place < count[:, None], first[:, None] + place, rows)

@@ -81,9 +81,10 @@ def test_bytes_of_narrow_numbers():
 
 
 def test_bytes_of_rows():
-    # Without a ragged collective each device keeps room for all its M = G/8 S K rows in each chunk; counts are E int32.
+    # Without a ragged collective each device keeps room for all its M = G/8 S K rows in each chunk. Counts are E int32, and so are
+    # the offsets that the ragged collective of a TPU or GPU asks for.
     sent_bytes = bytes_of(AllToAll(), Case(capacity=None, strategy="ragged"), expert=8)["all_to_all", "expert"]
-    assert sent_bytes == 2 * 4 * 8 * (S * K) * D + 4 * E
+    assert sent_bytes == 2 * 4 * 8 * (S * K) * D + 4 * E + 4 * 8
 
 
 def test_tensor_parallel_devices_send_no_token_twice():

@@ -33,19 +33,19 @@ def wrong(rows, limit=1e-5):
 
 
 @pytest.mark.parametrize(
-    ("mesh", "bank"),
+    ("mesh", "bank", "exchanges"),
     [
-        ("data=2,expert=4", "mlp"),
-        ("data=8", "mlp"),
-        ("data=1,expert=2,model=4", "swiglu"),
-        ("data=1,fsdp=2,expert=2,model=2", "mlp"),
+        ("data=2,expert=4", "mlp", ""),
+        ("data=8", "mlp", "all_to_all"),
+        ("data=1,expert=2,model=4", "swiglu", "ring/constraints"),
+        ("data=1,fsdp=2,expert=2,model=2", "mlp", "all_to_all"),
     ],
 )
-def test_eight_devices_equal_one(mesh, bank):
-    assert wrong(rows_of(mesh, bank)) == []
+def test_eight_devices_equal_one(mesh, bank, exchanges):
+    assert wrong(rows_of(mesh, bank, "", exchanges)) == []
 
 
 @pytest.mark.parametrize("bank", methods("experts"))
 def test_banks_whose_experts_and_widths_are_split(bank):
-    rows = rows_of("data=1,expert=4,model=2", bank, "dropless/drops", "all_gather")
+    rows = rows_of("data=1,expert=4,model=2", bank, "drops", "all_gather")
     assert wrong(rows, 1e-4) == []  # longer chains of products
