@@ -50,8 +50,9 @@ class Indexed:
 
     def materialise(self) -> Float[Array, "E D F"]:
         """The dense kernels, one per expert, copies included."""
-        self._merged()
-        return jnp.take(self.leaf.materialise(), np.asarray(self.index, np.int32), axis=0)
+        used = sorted(set(self.index))
+        leaf = self.leaf if len(used) == self._merged() else take_experts(self.leaf, used)
+        return jnp.take(leaf.materialise(), np.searchsorted(used, self.index).astype(np.int32), axis=0)
 
     def take(self, index: Sequence[int]) -> "Indexed":
         """The bank whose expert i is expert index[i] of this one."""
