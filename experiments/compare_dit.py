@@ -116,11 +116,11 @@ def main(_: Sequence[str]) -> None:
     scored, results = score(workdir, list(wanted)), []
     for (folder, (model, seed)), found in zip(wanted.items(), scored.rows, strict=True):
         cost = summary(read_config(*runs[folder]))
-        valid = [(row["step"], row["valid/loss"]) for row in rows(folder) if "valid/loss" in row]
+        losses = [(row["step"], row["train/loss"]) for row in rows(folder) if "train/loss" in row]
         results.append(
             comparison.DiffusionRun(
                 model=model, seed=seed, loss=rows(folder)[-1]["test/loss"],
-                curve=(tuple(s for s, _ in valid), tuple(v for _, v in valid)), scores=found,
+                curve=(tuple(s for s, _ in losses), tuple(v for _, v in losses)), scores=found,
                 total_params=cost.total("params"), flops_per_example=cost.total("flops_per_example"),
             )
         )  # fmt: skip

@@ -19,7 +19,7 @@ FLOOR = "real"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionRun:
-    """One run. curve: (steps, validation losses). scores: of its samples. Costs are those of the whole model, forward."""
+    """One run. curve: (steps, training losses). scores: of its samples. Costs are those of the whole model, forward."""
 
     model: str
     seed: int
@@ -75,7 +75,7 @@ def _cell(value: Mean, factor: float, digits: int) -> str:
 
 
 def draw(canvas: Figure, runs: Sequence[DiffusionRun], floor: Score) -> None:
-    """Validation loss over training, a line per run; Fréchet distance, and precision against recall, a point per run."""
+    """Training loss, a line per run; Fréchet distance, and precision against recall, a point per run."""
     curves, distances, spread = canvas.subplots(1, 3)
     models = list(dict.fromkeys(run.model for run in runs))
     for place, model in enumerate(models):
@@ -87,7 +87,7 @@ def draw(canvas: Figure, runs: Sequence[DiffusionRun], floor: Score) -> None:
             spread.plot(run.scores.recall, run.scores.precision, color=colour, marker=marker, linestyle="none")
     distances.axhline(floor.frechet, color=style.MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
     spread.plot(floor.recall, floor.precision, color=style.INK, marker="*", markersize=12, linestyle="none")
-    curves.set(title="Validation loss", xlabel="training step", yscale="log")
+    curves.set(title="Training loss", xlabel="training step", yscale="log")
     curves.legend(frameon=False)
     distances.set(title="Fréchet distance (dashed: real)", xticks=range(len(models)))
     distances.set_xticklabels([model.replace("_", "\n") for model in models])
