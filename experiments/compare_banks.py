@@ -93,8 +93,8 @@ def step_milliseconds(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...
 
 def collect(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]], milliseconds: dict[str, float]) -> list:
     """What came out, a Bank of every model."""
+    from model_cost import summary
     from step_times import read_config
-    from summary import summary
 
     from moejax.evals.bank_comparison import Bank, accuracy_by_domain
 

@@ -106,8 +106,8 @@ def main(_: Sequence[str]) -> None:
     runs = {folder: (CONFIGS / "dit" / "garments.py", argument(*which)) for folder, which in wanted.items()}
     judge = {workdir / "classifier": (CONFIGS / "vit" / "garments.py", "smoke" if _SMOKE.value else "")}
     train(workdir, judge | runs)
+    from model_cost import summary
     from step_times import read_config
-    from summary import summary
 
     from moejax.evals import diffusion_comparison as comparison
     from moejax.evals import figure_style

@@ -8,16 +8,13 @@ Exit code 2: a config that cannot be built.
 """
 
 import sys
-from typing import Any
 
-import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
+from model_cost import summary
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method, build_spec
-from moejax.evals.summary import Summary, summarise
-from moejax.train.optimizers import Optimizer
+from moejax.evals.summary import Summary
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of the config; see configs/.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", None, "For activation bytes; default: config.data.batch_size.", 1)
@@ -33,19 +30,6 @@ COLUMNS = (
     ("optimizer_bytes", "optimizer B"),
     ("activation_bytes", "activations B"),
 )
-
-
-def summary(config: dict[str, Any], batch_size: int | None = None) -> Summary:
-    """The summary of `config` (plain nested dicts). Raises SpecError for a config that cannot be built."""
-    model = build_method("models", config["model"], path="config.model")
-    params, _ = jax.eval_shape(model.init, jax.eval_shape(jax.random.key, 0))
-    optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
-    transformation = optimizer.build(params, config["train"]["steps"])
-    return summarise(
-        model,
-        batch_size=batch_size or config["data"]["batch_size"],
-        optimizer_state=jax.eval_shape(transformation.init, params),
-    )
 
 
 def table(result: Summary) -> str:

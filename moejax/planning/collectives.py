@@ -60,7 +60,8 @@ def bytes_by_kind(found: list[Collective]) -> dict[str, float]:
 
 
 def _computations(hlo: str) -> Iterator[tuple[str, list[str]]]:
-    name, lines = None, []
+    name: str | None = None
+    lines: list[str] = []
     for line in hlo.splitlines():
         if found := _HEADER.match(line):
             name, lines = found[2], []
@@ -81,7 +82,7 @@ def _of(name: str, computations: dict[str, list[str]]) -> Iterator[Collective]:
             yield _collective(kind, result, rest, started=operation != kind)
             continue
         inner = [c for called in _called(rest) for c in _of(called, computations)]
-        times = _rounds(rest) if operation == "while" and inner else 1
+        times = _rounds(rest, computations) if operation == "while" and inner else 1
         yield from (dataclasses.replace(c, times=c.times * times) for c in inner)
 
 
@@ -90,11 +91,16 @@ def _called(rest: str) -> list[str]:
     return [*_CALLED.findall(rest), *branches]
 
 
-def _rounds(rest: str) -> int:
-    found = _TRIPS.search(rest)
-    if found is None:
+def _rounds(rest: str, computations: dict[str, list[str]]) -> int:
+    """As the compiler says, or else the one whole number that the loop's condition compares with: scans count from 0."""
+    if found := _TRIPS.search(rest):
+        return int(found[1])
+    condition = re.search(r"\bcondition=%?([\w.\-]+)", rest)
+    lines = computations.get(condition[1], []) if condition else []
+    limits = [int(n) for line in lines for n in re.findall(r" = [su]32\[\]\S* constant\((\d+)\)", line)]
+    if len(limits) != 1:
         raise SpecError("a loop around a collective runs an unknown number of times; its bytes cannot be counted.")
-    return int(found[1])
+    return limits[0]
 
 
 def _collective(kind: str, result: str, rest: str, *, started: bool) -> Collective:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from moejax.core.errors import SpecError
 from moejax.sharding.rules import param_specs, shardings, specs_like, split_fully
@@ -20,14 +20,21 @@ class Program:
     """mesh: the devices. template: TrainState of shapes. shardings: how each of its leaves lies over the mesh.
 
     step: `state, metrics = step(state, batch)`, compiled at its first call; it takes over the memory of `state`.
-    batch_size: pictures of a batch over all processes, where it is to be checked against the mesh.
+    batch_size: pictures of a batch over all processes, where it is to be checked against the mesh. mesh: None for that of the spec over all devices.
     Raises SpecError for rules, meshes and options that do not fit the model or the batch. Source: ours.
     """
 
     def __init__(
-        self, task: Any, optimizer: Optimizer, spec: Train, *, seed: int, batch_size: int | None = None
+        self,
+        task: Any,
+        optimizer: Optimizer,
+        spec: Train,
+        *,
+        seed: int,
+        batch_size: int | None = None,
+        mesh: Mesh | AbstractMesh | None = None,
     ) -> None:
-        self.mesh = spec.mesh.build()
+        self.mesh: Any = spec.mesh.build() if mesh is None else mesh
         self._batch_sharding = NamedSharding(self.mesh, spec.rules.spec("batch"))
         if batch_size is not None:
             self._check_batch(batch_size, spec)

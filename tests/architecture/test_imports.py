@@ -27,7 +27,7 @@ ROOMS = {
     "evals": {"core", "linear", "models", "data", "layers", "dispatch", "compress", "diffusion", "tasks"},
     # moejax_kernels: sums over the rows of each expert
     "compress": {"core", "linear", "experts", "moejax_kernels"},
-    "planning": {"core"},
+    "planning": {"core", "sharding", "train", "evals"},
     "theory": {"core", "routing"},
     "flax": {"core", "layers", "compress"},
     "interop": {"core", "linear", "models"},  # linear: the leaves that foreign weights become

@@ -66,6 +66,12 @@ def test_by_hand():
     }
 
 
+def test_rounds_from_the_condition():
+    without = TEXT.replace('{"known_trip_count":{"n":"3"}}', "{}")
+    limit = without.replace("-> pred[] {", "-> pred[] {\n  %limit = s32[]{:T(128)} constant(5)", 1)
+    assert [found.times for found in collectives(limit)] == [5, 5, 1, 1, 1, 1]
+
+
 def test_what_cannot_be_counted():
     with pytest.raises(SpecError, match="no ENTRY"):
         collectives("nothing")

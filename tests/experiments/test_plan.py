@@ -1,0 +1,48 @@
+"""The command line of plan: arithmetic where no compiler is, real compilation where one is, and what cannot be."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+CONFIG = "configs/vit/patchwork.py:model=vmoe"
+
+
+def run(root, *arguments, config=CONFIG):
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")])}
+    command = [sys.executable, str(root / "experiments" / "plan.py"), f"--config={root / config}", *arguments]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+def test_json(root):
+    done = run(root, "--topology=v5e:2x4", "--mesh=data=2,expert=4", "--mesh=fsdp=8", "--json", "--fast",
+               "--config.model.moe.group_size=128")  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    compiled = importlib.util.find_spec("libtpu") is not None
+    assert found["compiled"] == compiled and found["best"] in [mesh["mesh"] for mesh in found["meshes"]]
+    experts, full = found["meshes"]
+    assert experts["fits"] and full["fits"]
+    assert full["held"]["optimiser"] < experts["held"]["optimiser"]  # everything is split over eight chips
+    assert 1 <= experts["flops"] / experts["activated_flops"] <= 1.3
+    if compiled:
+        assert experts["sent"]["all-to-all"] > 0 and "all-to-all" not in full["sent"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--topology=v5e:2x4", "--mesh=data=3"], "does not fit 8 devices"),
+        (["--topology=v5x:2x4"], "is no chip"),
+        (["--topology=v5e:2x4", "--mesh=experts=8"], "Did you mean 'expert'"),
+        (["--topology=v5e:2x4", "--mesh=expert"], "must look like data=2,expert=8"),
+    ],
+)
+def test_what_cannot_be(root, arguments, message):
+    done = run(root, *arguments)
+    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
