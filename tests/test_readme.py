@@ -142,3 +142,10 @@ def test_the_router_of_contributing_passes_the_conformance_tests(root, tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     passed = int(re.search(r"(\d+) passed", done.stdout).group(1))
     assert passed > 5, "the conformance tests did not find it"
+
+
+def test_the_exchanges_of_the_table_are_those_there_are(root):
+    text = (root / "README.md").read_text("utf-8")
+    section = text[text.index("## Many devices") :]
+    table = section[: section.index("\n## ")] if "\n## " in section else section
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == set(methods("exchange"))
