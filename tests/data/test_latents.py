@@ -66,6 +66,7 @@ def test_half_precision(tmp_path):
     np.testing.assert_array_equal(found[:, 0], mean.astype(np.float16).astype(np.float32))
 
 
+@pytest.mark.slow
 def test_training_draws_every_latent_anew(tmp_path):
     mean, std, label = write(tmp_path)
     batches = build(config(tmp_path)).train_iterator(seed=3)

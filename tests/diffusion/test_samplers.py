@@ -260,6 +260,7 @@ def test_ddim_with_eta_1_is_the_ancestral_form(process):
     np.testing.assert_allclose(ddim.path, ancestral.path, atol=3e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "process, sampler",
     [

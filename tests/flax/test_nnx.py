@@ -18,6 +18,7 @@ BIASED = {"name": "top_k", "num_experts": 3, "bias_update_rate": 0.5, "noise_std
 X = jax.random.normal(jax.random.key(1), (2, 4, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

@@ -21,6 +21,8 @@ from moejax_kernels.hopper.ahead_of_time import KIND
 
 from tests.kernels.numpy_oracle import outer, product
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"implementation": "pallas_gpu", "interpret": True, "tiling": (64, 64, 64, 2, 2)}
 
 

@@ -7,6 +7,8 @@ import pytest
 from moejax_kernels.lowrank_matmul import batched_lowrank_ffn, grouped_lowrank_ffn
 from moejax_kernels.lowrank_matmul.batched import cut
 
+pytestmark = pytest.mark.slow
+
 E, C, D, R, F, S, O = 4, 6, 5, 3, 7, 2, 8
 
 

@@ -11,6 +11,8 @@ from moejax_kernels.lowrank_matmul.api import grouped_lowrank_ffn, grouped_lowra
 
 from tests.kernels.numpy_oracle import activation_and_slope, group_of_rows
 
+pytestmark = pytest.mark.slow
+
 NAMED = {"implementation": "pallas_gpu", "interpret": True}
 SMALL = {**NAMED, "tiling": (64, 64, 64, 2), "preferred_element_type": jnp.float32}
 SIZES, ROWS = (50, 0, 33), 100

@@ -136,6 +136,7 @@ def test_all_patterns_of_empty_groups(kind, implementation):
                 assert np.any(gradient[e]) == (size > 0), (pattern, e)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["product", "gated"])
 def test_long_groups(kind):
     for sizes in ([600, 17, 64, 305], [0, 1100, 0, 0], [1, 16, 1031, 152], [255, 257, 15, 673]):
@@ -397,6 +398,7 @@ def differentiable_attention(x, pairs, causal):
     return jnp.einsum("BHTS,BSHN->BTHN", jax.nn.softmax(scores, axis=-1), value).reshape(*x.shape[:2], -1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("shape", ATTENTION_SHAPES)

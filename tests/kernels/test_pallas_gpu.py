@@ -17,6 +17,8 @@ from moejax_kernels.hopper.epilogue import activate_in_kernel
 
 from tests.kernels.numpy_oracle import gated, outer, product
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"implementation": "pallas_gpu", "interpret": True, "tiling": (64, 64, 64, 2, 2)}
 EXACT = {**SMALL, "preferred_element_type": jnp.float32}  # products of bfloat16 summed and stored in float32
 

@@ -22,6 +22,8 @@ from tests.kernels.test_lowrank_matmul import (
     silu,
 )
 
+pytestmark = pytest.mark.slow
+
 E, M = 4, 41
 SMALL = {"d": 6, "r": 3, "f": 7, "s": 2, "o": 5}
 TAILS = {"d": 130, "r": 3, "f": 140, "s": 5, "o": 150}  # two tiles of 128 and a tail each way

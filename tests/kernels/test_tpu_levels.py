@@ -22,6 +22,8 @@ from moejax_kernels.grouped_matmul import api
 from tests.kernels import numpy_oracle as oracle
 from tests.kernels.broken_tpu_kernels import STRICT, A, B, tiled
 
+pytestmark = pytest.mark.slow
+
 KINDS = ("TPU v4", "TPU v5 lite", "TPU v5", "TPU v6 lite")
 
 

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from moejax.experts.swiglu import SwigluExperts
 from moejax.layers.adaptive_block import AdaptiveBlock, init_modulation, modulated_norm, modulation
@@ -50,6 +51,7 @@ def test_the_norm_is_without_parameters_and_the_block_is_two_gated_branches() ->
     np.testing.assert_allclose(block.apply(params, state, x, condition).tokens, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_only_routers_that_read_the_time_get_it() -> None:
     x = jax.random.normal(jax.random.key(1), (3, 2, 8))
     time = jnp.asarray([9.99, 10.0, 500.0])

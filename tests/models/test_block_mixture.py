@@ -33,6 +33,7 @@ def batch(count=3):
     return x, jnp.linspace(1.0, 990.0, count), jnp.arange(count) % 3
 
 
+@pytest.mark.slow
 def test_all_blocks_are_the_transformer():
     params, state = lively()
     wanted = jax.jit(DENSE.apply)(params, state, *batch()).prediction

@@ -54,6 +54,7 @@ def same(found, wanted):
     np.testing.assert_allclose(found, wanted, atol=2e-5, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bank", BANKS)
 def test_copies_with_gates_that_sum_to_one_are_the_dense_model(bank):
     model = dense(bank)

@@ -176,6 +176,7 @@ def tiny(**fields):
     return build_method("tasks", task, path="config.task")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [

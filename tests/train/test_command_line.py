@@ -9,6 +9,7 @@ import pytest
 CONFIG = "configs/vit/patchwork.py:smoke"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -71,6 +71,7 @@ def test_the_files_of_a_run_are_there(folder):
         write_run(folder, config, {}, {}, step=7, row={})
 
 
+@pytest.mark.slow
 def test_uncompressed_and_split_parameters_compute_the_same(config):
     task = build_task(config)
     params, state = task.init(jax.random.key(1))
