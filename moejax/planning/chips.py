@@ -25,7 +25,7 @@ class Chip:
     options: for the compiler's topology. axes: sizes in a topology's name.
     """
 
-    memory: float
+    memory: int
     flops: float
     bandwidth: float
     link: float
@@ -35,9 +35,9 @@ class Chip:
 
 CHIPS = {
     "v4": Chip(32 * 2**30, 275e12, 1228e9, 300e9, 3, (("chip_config_name", "megacore"),)),
-    "v5e": Chip(16e9, 197e12, 819e9, 200e9, 2),
+    "v5e": Chip(16 * 10**9, 197e12, 819e9, 200e9, 2),
     "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9, 3),
-    "v6e": Chip(32e9, 918e12, 1640e9, 400e9, 2),
+    "v6e": Chip(32 * 10**9, 918e12, 1640e9, 400e9, 2),
     "h100": Chip(84929347584, 989e12, 3352e9, 450e9, 2),
 }
 EXAMPLES_OF_NAMES = "v4:2x2x1, v5e:2x4, v5e:16x16, v5p:4x4x4, v6e:8x8, h100:8x8 (hosts x GPUs)"

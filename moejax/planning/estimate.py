@@ -66,7 +66,7 @@ def estimate(
         held=step.held,
         peak=step.peak,
         needed=needed,
-        limit=chip.memory,
+        limit=float(chip.memory),
         flops=flops,
         activated_flops=activated_flops,
         sent=sent,
@@ -93,6 +93,6 @@ def best(found: list[Estimate]) -> Estimate | None:
     return min((one for one in found if one.fits), key=lambda one: one.bound_seconds, default=None)
 
 
-def gib(size: float) -> str:
+def gib(size: int | float) -> str:
     """'1.25 GiB', or in MiB below a hundredth of one."""
     return f"{size / 2**30:.2f} GiB" if size >= 0.01 * 2**30 or not size else f"{size / 2**20:.2f} MiB"
