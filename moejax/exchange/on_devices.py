@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.errors import SpecError
 from moejax.core.layouts import Layout
@@ -56,6 +56,14 @@ def on_devices(
         check_vma=False,  # what all-gathers along `model` give is equal there, which the check cannot see
     )
     return run(plan, x, params)
+
+
+def own_key(key: PRNGKeyArray | None) -> PRNGKeyArray | None:
+    """Inside of `on_devices` another key on every device along the batch axes, the same along `model`; elsewhere the key itself."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if key is None or mesh.empty or jax.sharding.AxisType.Manual not in mesh.axis_types:
+        return key
+    return jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
 
 
 def bank_specs(params: Any, mesh: AbstractMesh) -> tuple[Any, bool]:

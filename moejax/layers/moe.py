@@ -17,6 +17,7 @@ from moejax.dispatch.accounting import plan_metrics
 from moejax.dispatch.strategies import check_strategy
 from moejax.exchange.all_to_all import AllToAll
 from moejax.exchange.contract import Exchange
+from moejax.exchange.on_devices import own_key
 from moejax.layers.feed_forward import FeedForward
 
 
@@ -80,7 +81,7 @@ class MoE:
             routed.plan,
             enter(self.experts, params["experts"], groups),
             params["experts"],
-            lambda bank, layout: self.experts.apply(bank, layout, key=experts_key),
+            lambda bank, layout: self.experts.apply(bank, layout, key=own_key(experts_key)),
         )
         y = leave(self.experts, params["experts"], moved).reshape(x.shape)
         if self.shared is not None:
