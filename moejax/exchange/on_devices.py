@@ -22,7 +22,7 @@ from moejax.dispatch.buffers import Apply
 from moejax.exchange.contract import Devices
 from moejax.linear.expert_axis import cleared
 from moejax.sharding.mesh import BATCH_AXES
-from moejax.sharding.rules import Rules, param_specs
+from moejax.sharding.rules import Rules, param_specs, shardings
 
 Local = Callable[[Plan, Float[Array, "G S D"], Any, Apply, Devices], Float[Array, "G S F"]]
 
@@ -46,6 +46,7 @@ def on_devices(
     specs, splits_hidden = bank_specs(params, mesh)
     devices = Devices(mesh.shape["expert"], mesh.shape["model"], splits_hidden)
     _check(plan, x, devices, math.prod(mesh.shape[axis] for axis in BATCH_AXES))
+    shardings(params, specs, mesh)  # says what does not divide
     by_group = PartitionSpec(BATCH_AXES)
     plans = jax.tree.map(lambda _: by_group, plan)
     run = jax.shard_map(

@@ -37,7 +37,7 @@ def wrong(rows, limit=1e-5):
     [
         ("data=2,expert=4", "mlp", ""),
         ("data=8", "mlp", "all_to_all"),
-        ("data=1,expert=2,model=4", "swiglu", "ring/constraints"),
+        ("data=2,expert=2,model=2", "swiglu", "ring/constraints"),
         ("data=1,fsdp=2,expert=2,model=2", "mlp", "all_to_all"),
     ],
 )

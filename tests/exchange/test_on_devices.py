@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 from jax.sharding import PartitionSpec as P
 
+from moejax.core.errors import SpecError
 from moejax.core.spec import examples
 from moejax.exchange.on_devices import bank_specs, hidden_is_split, mesh_in_force, own_key
 from moejax.experts.mlp import MlpExperts
@@ -34,6 +36,16 @@ def test_experts_draw_another_mask_on_every_device():
     with jax.sharding.use_abstract_mesh(MeshSpec(data=2, expert=4).abstract(8)):
         together = keys_in(jax.make_jaxpr(run)(params, jnp.zeros((8, 3, 8))).jaxpr)
     assert together > alone
+
+
+def test_a_hidden_width_that_does_not_divide():
+    moe = MoE(router=TopKRouter(num_experts=4, noise_std=0.0), experts=MlpExperts(expert_dim=6))
+    params, state = jax.eval_shape(lambda: moe.init(jax.random.key(0), 8))
+    with (
+        jax.sharding.use_abstract_mesh(MeshSpec(data=1, expert=2, model=4).abstract(8)),
+        pytest.raises(SpecError, match="kernel has an axis of 6, which 4 devices along .'model',. do not divide"),
+    ):
+        jax.eval_shape(lambda params, x: moe.apply(params, state, x).tokens, params, jnp.zeros((8, 3, 8)))
 
 
 def test_outside_a_key_stays():
