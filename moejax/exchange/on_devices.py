@@ -77,12 +77,17 @@ def bank_specs(params: Any, mesh: AbstractMesh) -> tuple[Any, bool]:
 
 
 def hidden_is_split(specs: Any) -> bool:
-    """Whether every kernel of 'up', 'gate' and 'down' that there is, and at least the outer two, is split over `model`."""
+    """Whether the hidden width is split over `model` as a whole: 'up', 'down' and where they are 'gate' and the hidden biases.
+
+    False for a bank with parameters that `apply` uses beside those: what they do to a part of the width is not known here.
+    """
     split: dict[str, bool] = {}
     for name, spec in flatten(specs).items():
-        if found := re.match(r"(up|gate|down)(/|$)", name):
-            split[found[1]] = split.get(found[1], False) or "model" in spec
-    return {"up", "down"} <= split.keys() and all(split.values())
+        part = name.partition("/")[0]
+        split[part] = split.get(part, False) or "model" in spec
+    hidden = {"up", "gate", "down", "up_bias", "gate_bias"}
+    known = split.keys() <= hidden | {"down_bias", "descend", "ascend"}
+    return known and {"up", "down"} <= split.keys() and all(split[name] for name in hidden & split.keys())
 
 
 def own_part(x: Float[Array, "... D"], devices: Devices) -> Float[Array, "... _"]:

@@ -62,6 +62,10 @@ def test_widths_are_split_only_where_every_kernel_is():
     assert hidden_is_split({"up": {"kernel": P("expert", None, "model")}, "down": {"kernel": P("expert", "model")}})
     assert not hidden_is_split({"up": {"kernel": P("expert", None, "model")}, "down": {"kernel": P("expert")}})
     assert not hidden_is_split({"down": {"kernel": P("expert", "model")}})
+    both = {"up": {"kernel": P("expert", None, "model")}, "down": {"kernel": P("expert", "model")}}
+    assert hidden_is_split(both | {"up_bias": P("expert", "model"), "down_bias": P("expert")})
+    assert not hidden_is_split(both | {"up_bias": P("expert")})
+    assert not hidden_is_split(both | {"gamma": P("expert")})
 
 
 def test_banks_that_split_their_widths():
