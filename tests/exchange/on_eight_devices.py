@@ -96,7 +96,8 @@ def fits(name, exchange, plan_name, plan, strategy, mesh):
 
 def main(sizes, bank_name, plan_names="", exchange_names=""):
     mesh = MeshSpec(**{name: int(size) for name, size in (part.split("=") for part in sizes.split(","))}).build()
-    bank = next(spec for name, spec in examples("experts") if name == bank_name)
+    method, _, number = bank_name.partition("-")
+    bank = [spec for name, spec in examples("experts") if name == method][int(number or 0)]
     x = normal(G, S, D)
     shapes = jax.eval_shape(functools.partial(bank.init, num_experts=E, dim=D), jax.random.key(0))
     params = jax.tree.map(lambda leaf: normal(*leaf.shape) / 2, shapes)
