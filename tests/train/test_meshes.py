@@ -32,9 +32,7 @@ def output_of(script, *arguments):
     [
         ("top_k", "all_to_all", ("data=2,expert=4", MIXED, "data=1,fsdp=8:optimizer", "data=4,model=2")),
         ("dropless", "all_to_all", ("data=1,expert=4,model=2",)),
-        ("expert_choice", "all_to_all", (MIXED,)),
-        ("dropless", "ring", (MIXED,)),
-        ("top_k", "all_gather", (MIXED,)),
+        ("expert_choice", "ring", (MIXED,)),
         ("soft", "constraints", (MIXED,)),
     ],
 )
