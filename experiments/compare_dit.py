@@ -94,7 +94,9 @@ def score(workdir: Path, folders: Sequence[Path]) -> Any:
     pictures = judge.dataset.examples("test")
     name = f"{judge.dataset.info.name}/test"
     reference = cached_reference(judge.features(), *pictures, name=name, folder=workdir / "reference")
-    return compare({f"{folder.parent.name}/{folder.name}": samples(folder) for folder in folders}, judge.features(), reference)
+    return compare(
+        {f"{folder.parent.name}/{folder.name}": samples(folder) for folder in folders}, judge.features(), reference
+    )
 
 
 def main(_: Sequence[str]) -> None:

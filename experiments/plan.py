@@ -136,8 +136,9 @@ def main(_: list[str]) -> None:
     else:
         print(table(found))
         if not compiled:
-            print("Not compiled: the compiler for these chips is not installed (extras [tpu-aot], [gpu-aot]). Memory is arithmetic "
-                  "over shapes, without what the compiler needs beside it; communication is not counted.")  # fmt: skip
+            print(
+                "Not compiled (extras [tpu-aot], [gpu-aot]): memory is arithmetic over shapes; communication is not counted."
+            )
         print(f"best: {chosen.mesh}" if chosen else f"no mesh fits; {verdict(found[0])}")
     if _PICTURE.value:
         from moejax.planning.picture import draw
