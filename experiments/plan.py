@@ -89,40 +89,13 @@ def plan(config: dict[str, Any]) -> tuple[list[Any], bool]:
     return found, compiled
 
 
-def table(found: list[Any]) -> str:
-    """One row per mesh."""
-    from moejax.planning.estimate import gib
-
-    head = [
-        "mesh",
-        "held",
-        "peak",
-        "sent",
-        "FLOPs",
-        "executed / activated",
-        "compute ms",
-        "memory ms",
-        "wire ms",
-        "bound by",
-    ]
-    rows = [
-        [
-            one.mesh, gib(sum(one.held.values())), gib(one.needed), gib(sum(one.sent.values())), f"{one.flops:.3g}",
-            f"{one.flops / one.activated_flops:.3f}", f"{1e3 * one.compute_seconds:.2f}", f"{1e3 * one.memory_seconds:.2f}",
-            f"{1e3 * one.wire_seconds:.2f}", one.bound_by + ("" if one.fits else ", does not fit"),
-        ]
-        for one in found
-    ]  # fmt: skip
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
 def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     os.environ["JAX_PLATFORMS"] = "cpu"
     if _FAST.value:
         os.environ["JAX_OPTIMIZATION_LEVEL"] = "O0"
     from moejax.core.errors import SpecError
-    from moejax.planning.estimate import best, verdict
+    from moejax.planning.estimate import best, table, verdict
 
     try:
         found, compiled = plan(_CONFIG.value.to_dict())

@@ -93,6 +93,21 @@ def best(found: list[Estimate]) -> Estimate | None:
     return min((one for one in found if one.fits), key=lambda one: one.bound_seconds, default=None)
 
 
+def table(found: list[Estimate]) -> str:
+    """One row per mesh, in Markdown."""
+    head = ("mesh", "held", "peak", "sent", "FLOPs", "of activated", "compute ms", "memory ms", "wire ms", "bound by")
+    lines = [head, ("---",) * len(head), *(_cells(one) for one in found)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cells(one: Estimate) -> tuple[str, ...]:
+    seconds = (one.compute_seconds, one.memory_seconds, one.wire_seconds)
+    sizes = (sum(one.held.values()), one.needed, sum(one.sent.values()))
+    times = (f"{1e3 * second:.2f}" for second in seconds)
+    bound = one.bound_by + ("" if one.fits else ", does not fit")
+    return (one.mesh, *map(gib, sizes), f"{one.flops:.3g}", f"{one.flops / one.activated_flops:.3f}", *times, bound)
+
+
 def gib(size: int | float) -> str:
     """'1.25 GiB', or in MiB below a hundredth of one."""
     return f"{size / 2**30:.2f} GiB" if size >= 0.01 * 2**30 or not size else f"{size / 2**20:.2f} MiB"

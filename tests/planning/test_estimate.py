@@ -6,7 +6,7 @@ import pytest
 
 from moejax.planning.chips import Chip
 from moejax.planning.collectives import Collective
-from moejax.planning.estimate import best, estimate, gib, verdict
+from moejax.planning.estimate import best, estimate, gib, table, verdict
 from moejax.planning.picture import draw
 from moejax.planning.step import Step
 
@@ -51,6 +51,11 @@ def test_best_is_the_least_bound_that_fits():
     large = estimate("large", dataclasses.replace(STEP, temporaries=0, peak=2**31), CHIP, **COSTS)
     assert best([slow, large, quick]) is quick
     assert best([large]) is None
+
+
+def test_table():
+    rows = table([estimate("data=4", STEP, CHIP, **COSTS)]).splitlines()
+    assert rows[2] == "| data=4 | 0.28 GiB | 0.47 GiB | 8.58 MiB | 2e+09 | 1.111 | 2.00 | 8.00 | 0.90 | memory |"
 
 
 def test_units():
