@@ -121,7 +121,8 @@ def test_the_command_prints_json_and_a_table(root) -> None:
     assert len(found["parts"]) == 10 and found["parts"][6]["name"] == "block_05"
 
 
-def test_the_table_has_a_row_per_part(root) -> None:
+def test_the_table_has_a_row_per_part(root, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(root / "experiments")
     spec = importlib.util.spec_from_file_location("summary_main", root / "experiments" / "summary.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
