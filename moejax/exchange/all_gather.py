@@ -12,12 +12,12 @@ import jax
 from jaxtyping import Array, Float
 
 from moejax.core.layouts import Layout
-from moejax.core.plans import ExpertChoice, Merge, Plan, SlotMix, TokenChoice
+from moejax.core.plans import Plan
 from moejax.dispatch import strategies
 from moejax.dispatch.buffers import Apply
+from moejax.exchange.across import ALL_PLANS, across
 from moejax.exchange.contract import Devices
-from moejax.exchange.gathered_bank import gathered
-from moejax.exchange.on_devices import computed, mesh_in_force, on_devices, own_part, whole
+from moejax.exchange.on_devices import computed, own_part, whole
 from moejax.exchange.own_experts import own_experts
 
 
@@ -25,21 +25,16 @@ from moejax.exchange.own_experts import own_experts
 class AllGather:
     """Merged experts need every expert's parameters: the bank is gathered."""
 
-    plans: ClassVar[tuple[type, ...]] = (TokenChoice, ExpertChoice, SlotMix, Merge)
+    plans: ClassVar[tuple[type, ...]] = ALL_PLANS
 
     def dispatch(
         self, strategy: str, plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply
     ) -> Float[Array, "G S F"]:
         """Raises SpecError as `on_devices`."""
-        mesh = mesh_in_force()
-        if mesh is None:
-            return strategies.dispatch(strategy, plan, x, params, apply)
-        return on_devices(functools.partial(_local, strategy), plan, x, params, apply, mesh=mesh)
+        return across(_local, strategy, plan, x, params, apply)
 
 
 def _local(strategy: str, plan: Plan, x: Array, params: Any, apply: Apply, devices: Devices) -> Array:
-    if isinstance(plan, Merge):
-        return gathered(strategy, plan, x, params, apply, devices)
     gather = functools.partial(jax.lax.all_gather, axis_name=devices.axis, axis=0, tiled=True)
     plans, tokens = jax.tree.map(gather, plan), whole(gather(own_part(x, devices)), devices)
     y = own_share(strategy, plans, tokens, params, apply, devices)

@@ -20,13 +20,13 @@ from jaxtyping import Array, Float, Int
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.layouts import Buffers, Layout, Ragged
-from moejax.core.plans import ExpertChoice, Merge, Plan, SlotMix, TokenChoice
+from moejax.core.plans import Plan
 from moejax.dispatch import strategies
 from moejax.dispatch.buffers import Apply
 from moejax.dispatch.choices import rows_of_tokens
+from moejax.exchange.across import ALL_PLANS, across
 from moejax.exchange.contract import Devices
-from moejax.exchange.gathered_bank import gathered
-from moejax.exchange.on_devices import computed, mesh_in_force, on_devices, own_part, whole
+from moejax.exchange.on_devices import computed, mesh_in_force, own_part, whole
 from moejax.exchange.swap import WIRE_DTYPES, narrow_swap, swap
 
 
@@ -38,7 +38,7 @@ class AllToAll:
     Merged experts need every expert's parameters: the bank is gathered.
     """
 
-    plans: ClassVar[tuple[type, ...]] = (TokenChoice, ExpertChoice, SlotMix, Merge)
+    plans: ClassVar[tuple[type, ...]] = ALL_PLANS
 
     group: int | None = None
     wire_dtype: str | None = None
@@ -56,17 +56,13 @@ class AllToAll:
     ) -> Float[Array, "G S F"]:
         """Raises SpecError as `on_devices`, and where `group` does not divide the devices along `expert`."""
         mesh = mesh_in_force()
-        if mesh is None:
-            return strategies.dispatch(strategy, plan, x, params, apply)
-        if self.group is not None and mesh.shape["expert"] % self.group:
+        if mesh is not None and self.group is not None and mesh.shape["expert"] % self.group:
             raise SpecError(
                 f"exchange.group={self.group} does not divide mesh expert={mesh.shape['expert']}; choose a divisor."
             )
-        return on_devices(functools.partial(self._local, strategy), plan, x, params, apply, mesh=mesh)
+        return across(self._local, strategy, plan, x, params, apply)
 
     def _local(self, strategy: str, plan: Plan, x: Array, params: Any, apply: Apply, devices: Devices) -> Array:
-        if isinstance(plan, Merge):
-            return gathered(strategy, plan, x, params, apply, devices)
         return strategies.dispatch(strategy, plan, x, params, functools.partial(self._everywhere, apply, devices))
 
     def _everywhere(self, apply: Apply, devices: Devices, params: Any, layout: Layout) -> Layout:
