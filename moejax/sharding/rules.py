@@ -67,9 +67,7 @@ class Rules:
                     )
                 owner[mesh_axis] = str(axis)
             entries.append(None if not mesh_axes else mesh_axes[0] if len(mesh_axes) == 1 else mesh_axes)
-        while entries and entries[-1] is None:
-            entries.pop()
-        return PartitionSpec(*entries)
+        return _trimmed(entries)
 
 
 def param_specs(params: Any, rules: Rules, *, leaf_axes: Sequence[tuple[str, Any]] = LEAF_AXES) -> Any:
@@ -111,9 +109,7 @@ def split_fully(tree: Any, specs: Any, size: int, *, axis: str = "fsdp") -> Any:
         if not free or leaf.size < size:
             return spec
         entries[max(free, key=lambda i: (leaf.shape[i], i))] = axis
-        while entries and entries[-1] is None:
-            entries.pop()
-        return PartitionSpec(*entries)
+        return _trimmed(entries)
 
     return map_with_names(split, tree, specs)
 
@@ -153,6 +149,13 @@ def shardings(tree: Any, specs: Any, mesh: Mesh | AbstractMesh) -> Any:
         return NamedSharding(mesh, spec)
 
     return map_with_names(sharding, tree, specs)
+
+
+def _trimmed(entries: list[Any]) -> PartitionSpec:
+    """The spec without the whole axes at its end."""
+    while entries and entries[-1] is None:
+        entries.pop()
+    return PartitionSpec(*entries)
 
 
 def _axes_by_name(named: Any, params: Any) -> dict[str, tuple[str | None, ...]]:

@@ -49,11 +49,11 @@ def batches():
         }
 
 
-def train(task, mesh, fsdp="params", accumulate=1):
+def train(task, mesh, devices, fsdp="params"):
     """Losses [steps], parameters after the first and after the last step."""
     optimizer = Optimizer(name="sgd", learning_rate=0.1, schedule="constant", momentum=0.9, clip_norm=1.0)
-    spec = Train(steps=STEPS, mesh=mesh, fsdp=fsdp, accumulate_steps=accumulate)
-    program = Program(task, optimizer, spec, seed=0, batch_size=BATCH)
+    spec = Train(steps=STEPS, mesh=mesh, fsdp=fsdp)
+    program = Program(task, optimizer, spec, seed=0, batch_size=BATCH, mesh=mesh.build(devices))
     losses, kept = [], []
     with jax.set_mesh(program.mesh):
         state = program.init()
@@ -71,14 +71,11 @@ def difference(one, other):
 
 def main(router, exchange, *meshes):
     task = task_of(router, exchange)
-    devices = jax.devices
-    jax.devices = lambda *args: devices(*args)[:1]
-    alone = train(task, MeshSpec())
-    jax.devices = devices
+    alone = train(task, MeshSpec(), jax.devices()[:1])
     for sizes in meshes:
         name, _, fsdp = sizes.partition(":")
         mesh = MeshSpec(**{axis: int(size) for axis, size in (part.split("=") for part in name.split(","))})
-        found = train(task, mesh, fsdp or "params")
+        found = train(task, mesh, jax.devices(), fsdp or "params")
         print(
             json.dumps([sizes, *(difference(one, other) for one, other in zip(found, alone, strict=True))]), flush=True
         )
