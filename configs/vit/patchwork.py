@@ -76,6 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "clip_norm": 1.0,
     }
     config.train = {
+        "mesh": {"data": -1, "fsdp": 1, "expert": 1, "model": 1},
         "steps": args.steps,
         "accumulate_steps": 1,
         "ema_decay": 0.998,
