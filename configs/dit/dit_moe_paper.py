@@ -102,7 +102,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "checkpoint_every": 10_000,
         "best_metric": "valid/loss",
         "best_mode": "min",
-        "mesh": {"data": -1, "expert": 1, "model": 1},
     }
     return shrink(config) if args.smoke else config
 
