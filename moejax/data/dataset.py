@@ -119,7 +119,7 @@ class Dataset:
         """Endless training batches, a function of (seed, position) alone.
 
         Each epoch is a new permutation; its last, incomplete batch is dropped. `batch_size` counts the pictures of
-        all processes: each of them gets its own `batch_size / num_processes`, and together they see what one would.
+        all processes: each of them gets its `batch_size / num_processes` rows of the batch that one process would see.
         Batches: 'image' float32 [B h w c], 'label' int32 [B], and under mixup, cutmix or `one_hot` 'target' [B N].
         """
         share = self.pipeline.share(num_processes, process)

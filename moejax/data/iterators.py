@@ -32,7 +32,7 @@ class Rows(Protocol):
 
 
 class MemoryIterator:
-    """Batches of rows that are read many at a time: batch number `step` depends on (seed, step, process) and nothing else.
+    """Batches of rows that are read many at a time: batch number `step` depends on (seed, step) and nothing else.
 
     Epoch e is the permutation drawn from (seed, e); its last `n mod batch_size` pictures are left out of that epoch.
     Source: ours.
@@ -58,11 +58,16 @@ class MemoryIterator:
             self._epoch = epoch
         size = self._pipeline.batch_size
         whole = self._order[position * size : (position + 1) * size]
-        index = whole[self._share.process :: self._share.num_processes]
-        rng = np.random.default_rng((self._seed, self._step, self._share.process, 1))
-        batch = self._pipeline.batch(rng, self._images[index], self._labels[index], self._info)
+        batch = self._share.own_rows([self._block(whole, number) for number in self._share.own_blocks])
         self._step += 1
         return batch
+
+    def _block(self, whole: np.ndarray, number: int) -> Mapping[str, np.ndarray]:
+        """One part of the batch of rows `whole`, with its own random numbers."""
+        size = self._share.block_size
+        index = whole[number * size : (number + 1) * size]
+        rng = np.random.default_rng((self._seed, self._step, number, 1))
+        return self._pipeline.batch(rng, self._images[index], self._labels[index], self._info)
 
     def get_state(self) -> dict[str, Any]:
         """The position, with what it is a position in."""
@@ -76,7 +81,8 @@ class MemoryIterator:
 
 def position_key(pipeline: Pipeline, seed: int, num_examples: int) -> dict[str, int]:
     """What must be equal for a position to mean the same batch."""
-    return {"seed": seed, "batch_size": pipeline.batch_size, "num_examples": num_examples}
+    blocks = pipeline.augment_blocks
+    return {"seed": seed, "batch_size": pipeline.batch_size, "num_examples": num_examples, "augment_blocks": blocks}
 
 
 def check_position(state: Mapping[str, Any], expected: Mapping[str, int]) -> None:

@@ -1,7 +1,7 @@
 """The pipeline spec: batch sizes, preprocessing and augmentation, the same for every source."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,11 +29,37 @@ class MeanStd:
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """What one process of many reads of each batch."""
+    """The rows that one process of many takes of each batch, all in one piece: the numbers of a batch do not depend on them.
 
-    batch_size: int  # of this process
+    batch_size: rows of the whole batch. blocks: equal parts that are augmented by themselves.
+    """
+
+    batch_size: int
+    blocks: int
     num_processes: int
     process: int
+
+    @property
+    def size(self) -> int:
+        """Rows of this process."""
+        return self.batch_size // self.num_processes
+
+    @property
+    def block_size(self) -> int:
+        """Rows of a block."""
+        return self.batch_size // self.blocks
+
+    @property
+    def own_blocks(self) -> range:
+        """Numbers of the blocks in which this process has rows."""
+        start = self.process * self.size
+        return range(start // self.block_size, -(-(start + self.size) // self.block_size))
+
+    def own_rows(self, blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """This process's rows of its `own_blocks`."""
+        start = self.process * self.size - self.own_blocks.start * self.block_size
+        joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        return {name: array[start : start + self.size] for name, array in joined.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +72,8 @@ class Pipeline:
     workers: processes that read records (0: this one). storage: where training reads from: 'memory', 'records'
     (array_record files, written to `records_folder` or the cache if need be), or 'auto': as the set is, except
     that records of one small size are taken into memory. augment: see `moejax.data.augment`.
+    augment_blocks: equal parts of a batch with random numbers of their own. A process augments those in which it has rows,
+    so that batches do not depend on the number of processes: set a multiple of that number, and none works for another.
     """
 
     batch_size: int = 128
@@ -60,6 +88,7 @@ class Pipeline:
     storage: Literal["auto", "memory", "records"] = "auto"
     records_folder: str | None = None
     augment: Augment = dataclasses.field(default_factory=Augment)
+    augment_blocks: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.value_range, str) and self.value_range not in RANGES:
@@ -69,6 +98,10 @@ class Pipeline:
         for name in ("batch_size", "eval_batch_size", "image_size", "max_examples"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise SpecError(f"data.{name}={value} must be at least 1.")
+        if self.augment_blocks < 1 or self.batch_size % self.augment_blocks:
+            raise SpecError(
+                f"data.augment_blocks={self.augment_blocks} must divide data.batch_size={self.batch_size}; choose a divisor."
+            )
         if self.workers < 0 or not 0 < self.crop_fraction <= 1:
             raise SpecError(f"data.workers={self.workers} must be >= 0, crop_fraction={self.crop_fraction} in (0, 1].")
 
@@ -90,7 +123,8 @@ class Pipeline:
         """This process's part of a training batch; SpecError when the batch does not divide."""
         if not 0 <= process < num_processes:
             raise SpecError(f"process={process} must lie in [0, num_processes={num_processes}).")
-        return Share(_divide("batch_size", self.batch_size, num_processes), num_processes, process)
+        _divide("batch_size", self.batch_size, num_processes)
+        return Share(self.batch_size, self.augment_blocks, num_processes, process)
 
     def eval_share(self, num_processes: int) -> int:
         """Pictures per process of an evaluation batch."""

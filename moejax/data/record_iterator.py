@@ -1,6 +1,6 @@
 """Training batches from records on disk, through Grain.
 
-Source: Grain's MapDataset: shuffle, slice, map, batch, repeat; its iterator states are exact.
+Source: Grain's MapDataset: shuffle, slice, map and batch, over the permutations of all epochs; its iterator states are exact.
 """
 
 from collections.abc import Mapping
@@ -15,23 +15,22 @@ from moejax.data.resize import set_channels
 
 
 class RecordIterator:
-    """As `MemoryIterator`: a global permutation per epoch, each process takes every num_processes-th of it."""
+    """As `MemoryIterator`: a permutation per epoch, and batches that do not depend on the number of processes."""
 
     def __init__(self, records: Any, pipeline: Pipeline, info: Any, *, seed: int, share: Share):
         self._key = position_key(pipeline, seed, len(records))
         whole = len(records) // pipeline.batch_size * pipeline.batch_size
-        fit_seed, batch_seed = np.random.SeedSequence((seed, share.process)).generate_state(2).tolist()
-        dataset = (
+        fit_seed, batch_seed = np.random.SeedSequence((seed, 0)).generate_state(2).tolist()
+        blocks = (
             grain.MapDataset.source(_Rows(records))
             .seed(seed % 2**32)
             .shuffle()
             .slice(slice(0, whole))
-            .slice(slice(share.process, None, share.num_processes))
             .random_map(_Fit(pipeline, info.image_shape), seed=fit_seed)
-            .batch(share.batch_size, drop_remainder=True)
+            .batch(share.block_size, drop_remainder=True)
             .random_map(_Batch(pipeline, info), seed=batch_seed)
-            .repeat()
         )
+        dataset = grain.MapDataset.source(_OwnBatches(blocks, share))
         # a buffer counts batches here, not pictures: Grain's default of 500 would fill the memory
         reading = grain.ReadOptions(num_threads=4, prefetch_buffer_size=4)
         stream = dataset.to_iter_dataset(reading)
@@ -69,6 +68,20 @@ class _Rows:
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         return self._records[int(index)]
+
+
+class _OwnBatches:
+    """Endless batches of this process, from blocks by number: those behind an epoch's last come from the next permutation."""
+
+    def __init__(self, blocks: grain.MapDataset, share: Share):
+        self._blocks, self._share = blocks, share
+
+    def __len__(self) -> int:
+        return 2**31 // self._share.blocks  # block numbers stay in 31 bits
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        first = int(index) * self._share.blocks
+        return self._share.own_rows([self._blocks[first + number] for number in self._share.own_blocks])
 
 
 class _Fit(grain.transforms.RandomMap):

@@ -98,11 +98,30 @@ def test_augmentation_differs_between_epochs_and_processes(make):
     assert shifted[0] != shifted[1]
 
 
-def test_processes_together_see_what_one_sees(make):
-    alone = take(make().train_iterator(seed=0), 7)
-    parts = [take(make().train_iterator(seed=0, num_processes=2, process=p), 7) for p in range(2)]
-    for whole, even, odd in zip(alone, *parts, strict=True):
-        assert numbers(whole)[::2] == numbers(even) and numbers(whole)[1::2] == numbers(odd)
+@pytest.mark.parametrize("blocks", [1, 2, 4])
+def test_processes_together_see_what_one_sees(make, blocks):
+    augment = {"pad_crop": {"pad": 1}, "mixup": {}}
+    fields = {"batch_size": 8, "augment": augment, "augment_blocks": blocks}
+    alone = take(make(**fields).train_iterator(seed=0), 5)
+    for count in (2, 4):
+        parts = [take(make(**fields).train_iterator(seed=0, num_processes=count, process=p), 5) for p in range(count)]
+        for whole, *own in zip(alone, *parts, strict=True):
+            assert whole.keys() == {"image", "label", "target"}
+            for name in whole:
+                np.testing.assert_array_equal(np.concatenate([part[name] for part in own]), whole[name])
+
+
+def test_blocks_are_augmented_by_themselves(make):
+    fields = {"batch_size": 8, "augment": {"mixup": {"probability": 1.0}}}
+    one, two = (next(make(**fields, augment_blocks=blocks).train_iterator(seed=0)) for blocks in (1, 2))
+    assert one["label"].tolist() == two["label"].tolist()
+    assert not np.array_equal(one["image"], two["image"])
+    share = make(**fields, augment_blocks=4).pipeline.share(2, 1)
+    assert list(share.own_blocks) == [2, 3] and list(
+        make(**fields, augment_blocks=2).pipeline.share(8, 5).own_blocks
+    ) == [1]
+    with pytest.raises(SpecError, match=r"augment_blocks=3 must divide data.batch_size=8"):
+        make(**fields, augment_blocks=3)
 
 
 def test_eval_batches_cover_the_split_once_with_a_mask(make):
