@@ -25,6 +25,7 @@ from moejax.routing.losses import (
     load_probability,
     z_loss,
 )
+from moejax.routing.overflow import Fitted, fit_to_capacity
 from moejax.routing.statistics import choice_load, router_metrics
 
 
@@ -39,6 +40,8 @@ class TopKRouter(TokenChoiceCapacity):
     renormalize: the weights of a token's chosen experts sum to one.
     capacity_factor, eval_capacity_factor, capacity_multiple, capacity_rounding: see `capacity.TokenChoiceCapacity`.
     batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
+    eval_overflow: without a key, a full expert keeps its choices of largest gate, and the others are given up ('drop') or sent
+        to the best experts with room ('reroute'); see `overflow`. None: the dispatcher serves them in its order.
     importance_, load_, balance_, device_balance_, z_loss_weight: see `losses`. The load loss exists in training only (it
         needs noise). num_devices: over which the device-level loss balances the experts, equally many on each in order.
     balance_groups: 'each': the balance loss is that of every group by itself, their mean; 'together': of all tokens of the
@@ -59,6 +62,7 @@ class TopKRouter(TokenChoiceCapacity):
     scores: Literal["softmax", "sigmoid"] = "softmax"
     renormalize: bool = False
     batch_priority: bool = False
+    eval_overflow: Literal["drop", "reroute"] | None = None
     importance_loss_weight: float = 0.0
     load_loss_weight: float = 0.0
     balance_loss_weight: float = 0.0
@@ -85,6 +89,10 @@ class TopKRouter(TokenChoiceCapacity):
             raise SpecError("order='top_k_then_softmax' uses no sigmoid; use scores='softmax', or the other order.")
         if self.num_devices < 1 or self.num_experts % self.num_devices:
             raise SpecError(f"num_devices={self.num_devices} must divide num_experts={self.num_experts}.")
+        if self.eval_overflow and self.factor(training=False) is None:
+            raise SpecError(
+                f"eval_overflow={self.eval_overflow!r} needs a capacity: set capacity_factor or eval_capacity_factor."
+            )
         if self.load_loss_weight and not self.noise_std:
             raise SpecError("load_loss_weight > 0 needs noise_std > 0: the load is estimated over the noise.")
         if self.load_loss_weight and self.bias_update_rate:
@@ -93,7 +101,8 @@ class TopKRouter(TokenChoiceCapacity):
     @property
     def causal(self) -> bool:
         """Dropless, or first choices served by position: no token is displaced by a later one."""
-        return self.always_dropless or (self.num_selected_experts == 1 and not self.batch_priority)
+        by_position = not self.batch_priority and not self.eval_overflow
+        return self.always_dropless or (self.num_selected_experts == 1 and by_position)
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
         """{'kernel': [D E]} and {'bias': [E]} (or {} when no bias balances)."""
@@ -118,16 +127,20 @@ class TopKRouter(TokenChoiceCapacity):
         probs = jax.nn.softmax(log_scores)  # the scores themselves for softmax; sigmoids divided by their sum
         capacity = self.capacity(x.shape[1], self.num_experts, self.num_selected_experts, training=key is not None)
         served_by_gate = self.batch_priority and capacity is not None
+        fitted = Fitted(expert, weight, {})
+        if self.eval_overflow and key is None and capacity is not None:
+            fitted = self._fit(clean, log_scores, expert, weight, state, capacity)
         plan = TokenChoice(
-            expert,
-            weight,
+            fitted.expert,
+            fitted.weight,
             jax.lax.stop_gradient(jnp.exp(log_scores).max(axis=-1)) if served_by_gate else None,
             num_experts=self.num_experts,
             capacity=capacity,
         )
         load = choice_load(expert, self.num_experts)
         losses = self._losses(clean, noisy, probs, expert, training=key is not None)
-        return Routed(plan, losses, router_metrics(probs, load), self._next_state(state, load, key))
+        metrics = router_metrics(probs, load) | fitted.metrics
+        return Routed(plan, losses, metrics, self._next_state(state, load, key))
 
     def _noise(self) -> float:
         return self.noise_std / self.num_experts
@@ -137,8 +150,10 @@ class TopKRouter(TokenChoiceCapacity):
         return jax.nn.log_softmax(logits) if self.scores == "softmax" else jax.nn.log_sigmoid(logits)
 
     def _select(self, log_scores: Float[Array, "G S E"], state: Any) -> Int[Array, "G S K"]:
-        ranking = jnp.exp(log_scores) + state["bias"][None, None] if self.bias_update_rate else log_scores
-        return jax.lax.top_k(jax.lax.stop_gradient(ranking), self.num_selected_experts)[1]
+        return jax.lax.top_k(jax.lax.stop_gradient(self._ranking(log_scores, state)), self.num_selected_experts)[1]
+
+    def _ranking(self, log_scores: Float[Array, "G S E"], state: Any) -> Float[Array, "G S E"]:
+        return jnp.exp(log_scores) + state["bias"][None, None] if self.bias_update_rate else log_scores
 
     def _weight(
         self, logits: Float[Array, "G S E"], log_scores: Float[Array, "G S E"], expert: Int[Array, "G S K"]
@@ -147,6 +162,16 @@ class TopKRouter(TokenChoiceCapacity):
             return jax.nn.softmax(jnp.take_along_axis(logits, expert, axis=-1))
         chosen = jnp.take_along_axis(log_scores, expert, axis=-1)
         return jax.nn.softmax(chosen) if self.renormalize else jnp.exp(chosen)
+
+    def _fit(self, logits: Any, log_scores: Any, expert: Any, weight: Any, state: Any, capacity: int) -> Fitted:
+        """The choices within capacity; another expert weighs what its score is on the scale of the token's choices."""
+        alone = self.order == "top_k_then_softmax"
+        scale = logits if alone else log_scores
+        if alone or self.renormalize:
+            chosen = jnp.take_along_axis(scale, expert, axis=-1)
+            scale = scale - jax.nn.logsumexp(chosen, axis=-1, keepdims=True)
+        ranking, reroute = self._ranking(log_scores, state), self.eval_overflow == "reroute"
+        return fit_to_capacity(expert, weight, jnp.exp(scale), ranking, capacity, reroute=reroute)
 
     def _losses(
         self,
@@ -221,4 +246,5 @@ EXAMPLES = (
         eval_capacity_factor=None,
         capacity_multiple=2,
     ),
+    TopKRouter(num_experts=4, num_selected_experts=2, noise_std=0.0, capacity_factor=1.0, eval_overflow="reroute"),
 )
