@@ -4,22 +4,25 @@
   python experiments/train.py --config configs/vit/patchwork.py:smoke --workdir runs/smoke --config.train.steps=4
 
 The workdir gets config.json, metrics.jsonl, checkpoints/ and tensorboard/. The same command resumes a run that was
-stopped: SIGTERM and Ctrl-C save first. Exit codes: 0 done, 2 a config that cannot be built, 1 a run that failed,
-128 + n stopped by signal n.
+stopped: SIGTERM and Ctrl-C save first. Several processes, one per host, start with the same command and one workdir that all
+of them see; docs/clusters.md says how they find each other. Exit codes: 0 done, 2 a config that cannot be built, 1 a run that
+failed or lost one of its processes, 128 + n stopped by signal n.
 """
 
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import flag_errors
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.spec import build_spec
 from moejax.data import opening
+from moejax.sharding.processes import Processes, is_writer, leave
 from moejax.train.checkpoints import CheckpointError
-from moejax.train.loop import NonFiniteError, Result, Train, run
+from moejax.train.loop import LostProcessError, NonFiniteError, Result, Train, run
 from moejax.train.memory import keep_freed_memory
 from moejax.train.optimizers import Optimizer
 from moejax.train.restructured import build_task, structure_from
@@ -80,13 +83,16 @@ def main(_: list[str]) -> None:
     if _QUIET.value:
         config["train"]["progress"] = False
     try:
+        build_spec(Processes, config["train"].get("processes", {}), path="config.train.processes").join()
         result = train(config, str(_WORKDIR.value))
     except SpecError as error:
-        sys.exit(_fail(error, 2))
-    except (CheckpointError, NonFiniteError) as error:
-        sys.exit(_fail(error, 1))
+        end(error, 2)
+    except (CheckpointError, NonFiniteError, LostProcessError, ConnectionError) as error:
+        end(error, 1)
     if result.signal is not None:
         sys.exit(128 + result.signal)
+    if not is_writer():
+        return
     shown = {name: value for name, value in (result.row or {}).items() if name.startswith("test/")}
     print(
         f"{_WORKDIR.value}: step {result.step}",
@@ -95,9 +101,12 @@ def main(_: list[str]) -> None:
     )
 
 
-def _fail(error: Exception, code: int) -> int:
+def end(error: Exception, code: int) -> NoReturn:
+    """Ends with one line. A process of several leaves at once: the others learn of it, and none waits for one that is gone."""
+    if jax.distributed.is_initialized():
+        leave(f"error: {error}", code)
     print(f"error: {error}", file=sys.stderr)
-    return code
+    sys.exit(code)
 
 
 if __name__ == "__main__":

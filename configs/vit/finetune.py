@@ -48,6 +48,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "clip_norm": 1.0,
     }
     config.train = {
+        "processes": {"start": "auto", "heartbeat": 60, "patience": 300},
         "mesh": {"data": -1, "fsdp": 1, "expert": 1, "model": 1},
         "steps": args.steps,
         "ema_decay": 0.0,

@@ -1,7 +1,8 @@
-"""Checkpoints on Orbax: asynchronous, atomic, the last n and the best n kept, every leaf checked against its checksum.
+"""Checkpoints on Orbax: asynchronous, atomic, the last n and the best n kept, every leaf checked against its fingerprint.
 
 A checkpoint is `<directory>/<step>/` with the arrays under `state` and one JSON under `meta`: the leaves (shape, dtype,
-CRC-32), the position of the data, the metrics, the config. No pickle anywhere. Source: ours, over orbax-checkpoint.
+fingerprint), the position of the data, the metrics, the config. No pickle anywhere. With several processes each writes and
+reads its own parts of the arrays, in one directory that all of them see. Source: ours, over orbax-checkpoint.
 """
 
 import dataclasses
@@ -17,8 +18,10 @@ import orbax.checkpoint as ocp
 
 from moejax.core.errors import SpecError
 from moejax.core.tree import describe, flatten
+from moejax.sharding.processes import agreed, is_writer, together
+from moejax.train.fingerprints import fingerprints
 from moejax.train.restructured import build_task
-from moejax.train.stored_leaves import check_fits, checksum, fill, nest, to_host
+from moejax.train.stored_leaves import check_fits, fill, nest, own_copy
 
 logger = logging.getLogger(__name__)
 
@@ -29,10 +32,10 @@ class CheckpointError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restored:
-    """leaves: leaf name -> numpy array. meta: 'progress', 'config', 'metrics' as they were saved."""
+    """leaves: leaf name -> array, of numpy unless shardings were given. meta: 'progress', 'config', 'metrics' as they were saved."""
 
     step: int
-    leaves: dict[str, np.ndarray]
+    leaves: dict[str, Any]
     meta: dict[str, Any]
 
 
@@ -51,7 +54,11 @@ class Checkpoints:
         self._keep = (keep_last, keep_best)
         self._scores: dict[int, float] = {}
         self._meta: dict[int, dict[str, Any]] = {}
-        self._scan()
+        if is_writer():
+            self._scan()
+        together("damaged checkpoints are set aside")
+        if not is_writer():
+            self._scan()
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self, cleanup_tmp_directories=True, enable_async_checkpointing=True
         )
@@ -60,8 +67,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self._manager.close()
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        # After a failure the other processes may be gone, for whom `close` would wait.
+        if kind is None or jax.process_count() == 1:
+            self._manager.close()
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
@@ -97,9 +106,10 @@ class Checkpoints:
         Older checkpoints are removed only after the new one is complete. Raises CheckpointError when this write, or the
         asynchronous one before it, failed; what was saved before is untouched.
         """
-        leaves = {name: to_host(leaf) for name, leaf in flatten(tree).items()}
+        leaves = {name: own_copy(leaf) for name, leaf in flatten(tree).items()}
+        marks = dict(zip(leaves, fingerprints(list(leaves.values())), strict=True))
         meta = {
-            "leaves": {name: [describe(leaf), checksum(leaf)] for name, leaf in leaves.items()},
+            "leaves": {name: [describe(leaf), marks[name]] for name, leaf in leaves.items()},
             "progress": dict(progress),
             "config": dict(config),
             "score": score,
@@ -122,10 +132,11 @@ class Checkpoints:
         except Exception as error:
             raise self._write_error(None, error) from error
 
-    def restore(self, template: Any = None, *, which: str | int = "last") -> Restored | None:
+    def restore(self, template: Any = None, *, shardings: Any = None, which: str | int = "last") -> Restored | None:
         """A checkpoint: 'last', 'best' or a step; None when the directory holds none.
 
-        template: a tree of arrays or shapes that it must fit, checked before any array is read. A damaged checkpoint is
+        template: a tree of arrays or shapes that it must fit, checked before any array is read. shardings: a tree of the
+        same leaves: where the arrays shall lie, of which each process then reads its parts alone. A damaged checkpoint is
         set aside with a warning and the one before it is taken ('last'). Raises SpecError when it does not fit,
         CheckpointError when every one is damaged, or when the one that was named is.
         """
@@ -139,7 +150,7 @@ class Checkpoints:
         damaged: list[str] = []
         for step in reversed(steps):
             try:
-                return self._read(step, template)
+                return self._read(step, template, shardings)
             except CheckpointError as error:
                 damaged.append(f"  step {step}: {error}")
                 logger.warning("checkpoint %d in %s is damaged (%s)", step, self.directory, error)
@@ -152,7 +163,7 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, step: int, template: Any) -> Restored:
+    def _read(self, step: int, template: Any, shardings: Any) -> Restored:
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             described = {name: text for name, (text, _) in meta["leaves"].items()}
@@ -160,17 +171,31 @@ class Checkpoints:
             raise CheckpointError(f"its JSON cannot be read ({_short(error)})") from error
         if template is not None:
             check_fits(template, described, source=f"checkpoint {self.directory / str(step)}")
-        try:
-            as_numpy = nest({name: ocp.RestoreArgs(restore_type=np.ndarray) for name in described})
-            item = nest(dict.fromkeys(described, 0))
-            args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy)
-            leaves = flatten(self._manager.restore(step, args=ocp.args.Composite(state=args))["state"])
-        except Exception as error:
-            raise CheckpointError(f"its arrays cannot be read ({_short(error)})") from error
-        wrong = [name for name, (_, saved) in meta["leaves"].items() if checksum(leaves[name]) != saved]
+        leaves, failure = self._arrays(step, described, shardings)
+        if not agreed(failure is None):
+            why = "in another process" if failure is None else _short(failure)
+            raise CheckpointError(f"its arrays cannot be read ({why})") from failure
+        found = dict(zip(leaves, fingerprints(list(leaves.values())), strict=True))
+        wrong = [name for name, (_, saved) in meta["leaves"].items() if found[name] != saved]
         if wrong:
-            raise CheckpointError(f"{len(wrong)} leaves differ from their checksums, first {wrong[0]}")
-        return Restored(step=step, leaves={name: np.asarray(leaves[name]) for name in described}, meta=meta)
+            raise CheckpointError(f"{len(wrong)} leaves differ from their fingerprints, first {wrong[0]}")
+        return Restored(step=step, leaves={name: leaves[name] for name in described}, meta=meta)
+
+    def _arrays(
+        self, step: int, described: Mapping[str, str], shardings: Any
+    ) -> tuple[dict[str, Any], Exception | None]:
+        """The arrays of numpy, or as `shardings` says; or what went wrong."""
+        if shardings is None:
+            how: dict[str, Any] = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in described}
+        else:
+            how = {name: ocp.ArrayRestoreArgs(sharding=sharding) for name, sharding in flatten(shardings).items()}
+        item = nest(dict.fromkeys(described, 0))
+        try:
+            args = ocp.args.PyTreeRestore(item=item, restore_args=nest({name: how[name] for name in described}))
+            restored = flatten(self._manager.restore(step, args=ocp.args.Composite(state=args))["state"])
+            return ({n: np.asarray(a) for n, a in restored.items()} if shardings is None else restored), None
+        except Exception as error:
+            return {}, error
 
     def _scan(self) -> None:
         """Reads the scores; sets aside what no longer has readable JSON, before Orbax looks at the directory."""
@@ -188,7 +213,9 @@ class Checkpoints:
                 self._scores[int(folder.name)] = float(score)
 
     def _set_aside(self, step: int) -> None:
-        _move_aside(self.directory / str(step))
+        if is_writer():
+            _move_aside(self.directory / str(step))
+        together(f"checkpoint {step} is set aside")
         self._scores.pop(step, None)
         self._manager.reload()
 

@@ -9,12 +9,12 @@ import numpy as np
 Evaluator = Callable[[Any, Any, Iterable[Any]], tuple[dict[str, float], dict[str, np.ndarray]]]
 
 
-def build_evaluator(task: Any, info: Any, place: Callable[[Any], Any]) -> Evaluator:
-    """`summary, router_metrics = evaluate(params, state, batches)`.
+def build_evaluator(task: Any, info: Any, place: Callable[[Any], Any], everywhere: Any = None) -> Evaluator:
+    """`summary, router_metrics = evaluate(params, state, batches)`. everywhere: the sharding of results, so that all read them.
 
     summary: of `task.summarise`. router_metrics: means over the batches without padding (over all when every one has).
     """
-    evaluate_batch = jax.jit(task.evaluate_with_metrics)
+    evaluate_batch = jax.jit(task.evaluate_with_metrics, out_shardings=everywhere)
 
     def evaluate(params: Any, state: Any, batches: Iterable[Any]) -> tuple[dict[str, float], dict[str, np.ndarray]]:
         outputs = [evaluate_batch(params, state, place(batch)) for batch in batches]

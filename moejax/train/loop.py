@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from moejax.core.errors import SpecError, did_you_mean
+from moejax.sharding.processes import is_writer
 from moejax.sharding.table import placed, table
 from moejax.train.checkpoints import Checkpoints, read_run
 from moejax.train.evaluation import build_evaluator
@@ -36,6 +37,10 @@ logger = logging.getLogger(__name__)
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient became NaN or infinite."""
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run has ended, or cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +65,8 @@ def run(
     """Trains, or goes on where `workdir` stopped. Returns at the end, or after SIGTERM or SIGINT with all saved.
 
     data: a Dataset. config: JSON-able, written to config.json and into every checkpoint.
-    Raises SpecError before compilation for what does not fit, NonFiniteError, CheckpointError.
+    Raises SpecError before compilation for what does not fit, NonFiniteError, CheckpointError; LostProcessError where several
+    processes run and the devices of another no longer answer.
     """
     check_splits(spec, data.info)
     workdir = pathlib.Path(workdir).absolute()
@@ -73,7 +79,26 @@ def run(
     ):
         loop = _Loop(task, data, optimizer, spec, workdir, dict(config), seed, checkpoints)
         with jax.set_mesh(loop.program.mesh):
-            return loop.run(signals)
+            try:
+                return loop.run(signals)
+            except jax.errors.JaxRuntimeError as error:
+                if jax.process_count() == 1:
+                    raise
+                raise LostProcessError(_lost(error, workdir)) from error
+
+
+def _lost(error: Exception, workdir: pathlib.Path) -> str:
+    first = str(error).strip().splitlines()[0][:300]
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} stops: another process has ended or its devices no longer "
+        f"answer ({first}). Start the same command in all of them; the run goes on from the last checkpoint in {workdir}."
+    )
+
+
+def say(line: str) -> None:
+    """Prints, in one process of all."""
+    if is_writer():
+        print(line, flush=True)
 
 
 class _Loop:
@@ -86,11 +111,13 @@ class _Loop:
         self.task, self.data, self.spec, self.workdir, self.config = task, data, spec, workdir, config
         self.checkpoints, self.seed = checkpoints, seed
         self.program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
-        if self.program.mesh.size > 1 and jax.process_index() == 0:
+        if self.program.mesh.size > 1 and is_writer():
             print(table(placed(self.program.template, self.program.shardings)), flush=True)
         self.template = self.program.template
-        self.evaluate = build_evaluator(task, data.info, self.program.place)
-        self.iterator = data.train_iterator(seed=seed, num_processes=jax.process_count(), process=jax.process_index())
+        self.evaluate = build_evaluator(task, data.info, self.program.place, self.program.everywhere)
+        part, parts = self.program.part()
+        self._share = {"num_processes": parts, "process": part} if parts > 1 else {}
+        self.iterator = data.train_iterator(seed=seed, **self._share)
 
     def run(self, signals: Signals) -> Result:
         state, progress = self._start()
@@ -98,14 +125,15 @@ class _Loop:
         if step == self.spec.steps and (
             done := [row for row in read_rows(self.workdir / "metrics.jsonl") if is_final(row)]
         ):
-            print(f"{self.workdir}: all {step} steps are done; nothing to do.")
+            say(f"{self.workdir}: all {step} steps are done; nothing to do.")
             return Result(step, done[-1])
-        (self.workdir / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        self.records = Records(self.workdir, step=step, tensorboard=self.spec.tensorboard)
+        if is_writer():
+            (self.workdir / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
+        self.records = Records(self.workdir, step=step, tensorboard=self.spec.tensorboard, writes=is_writer())
         try:
             state, step = self._train(state, progress, signals)
             if step < self.spec.steps:
-                print(f"stopped by signal {signals.received} at step {step}; the same command goes on from there.")
+                say(f"stopped by signal {signals.received} at step {step}; the same command goes on from there.")
                 return Result(step, None, signals.received)
             row = self._test(state, progress)
             return Result(step, row)
@@ -114,13 +142,13 @@ class _Loop:
 
     def _start(self) -> tuple[TrainState, dict[str, Any]]:
         """The state to begin with: restored, loaded from another run, or fresh."""
-        restored = self.checkpoints.restore(self.template)
+        restored = self.checkpoints.restore(self.template, shardings=self.program.shardings)
         if restored is not None:
             progress = restored.meta["progress"]
             self.iterator.set_state(progress["data"])
-            print(f"resuming {self.workdir} from step {restored.step}")
+            say(f"resuming {self.workdir} from step {restored.step}")
             for line in changes(restored.meta["config"], self.config):
-                print(f"  the config has changed since: {line}")
+                say(f"  the config has changed since: {line}")
             return jax.device_put(fill(self.template, restored.leaves), self.program.shardings), progress
         # Read before anything is compiled, so that a source that does not fit says so at once.
         source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
@@ -142,10 +170,12 @@ class _Loop:
         pending: list[tuple[int, dict[str, jax.Array]]] = []
         begin = time.monotonic() - progress["elapsed"]
         batches = Prefetch(self.iterator, self.program.place)
-        bar = tqdm(total=spec.steps, initial=step, unit="step", disable=not spec.progress, dynamic_ncols=True)
+        bar = tqdm(
+            total=spec.steps, initial=step, unit="step", disable=not (spec.progress and is_writer()), dynamic_ncols=True
+        )
         since, steps_since, saved = time.monotonic(), 0, step
         try:
-            while step < spec.steps and signals.received is None:
+            while step < spec.steps and not signals.stop(step):
                 batch, position = next(batches)
                 state, metrics = self.program.step(state, batch)
                 step, steps_since = step + 1, steps_since + 1
@@ -226,11 +256,12 @@ class _Loop:
         if self.spec.test_split is None:
             return row
         params, model_state, step = state.eval_params, state.state, self.spec.steps
-        best = self.checkpoints.restore(self.template, which="best") if self.spec.test_with == "best" else None
+        best = None
+        if self.spec.test_with == "best":
+            best = self.checkpoints.restore(self.template, shardings=self.program.shardings, which="best")
         if best is not None:
             loaded = fill(self.template, best.leaves)
             params, model_state, step = loaded.eval_params, loaded.state, best.step
-            params, model_state = jax.device_put((params, model_state))
         summary, _ = self.evaluate(params, model_state, self._eval_batches(self.spec.test_split))
         row |= {f"test/{name}": value for name, value in summary.items()}
         row |= {"test/parameters": self.spec.test_with, "test/parameters_step": step}
@@ -244,9 +275,7 @@ class _Loop:
         self.checkpoints.save(progress["step"], tree, progress=kept, config=self.config, score=score, wait=wait)
 
     def _eval_batches(self, split: str) -> Any:
-        if jax.process_count() == 1:
-            return self.data.eval_batches(split)
-        return self.data.eval_batches(split, num_processes=jax.process_count(), process=jax.process_index())
+        return self.data.eval_batches(split, **self._share)
 
     @staticmethod
     def _batch_size(batch: Mapping[str, jax.Array]) -> int:

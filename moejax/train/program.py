@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from moejax.core.errors import SpecError
+from moejax.sharding.mesh import BATCH_AXES
 from moejax.sharding.rules import param_specs, shardings, specs_like, split_fully
 from moejax.train.optimizers import Optimizer
 from moejax.train.spec import Train
@@ -19,7 +20,8 @@ from moejax.train.step import build_step
 class Program:
     """mesh: the devices. template: TrainState of shapes. shardings: how each of its leaves lies over the mesh.
 
-    step: `state, metrics = step(state, batch)`, compiled at its first call; it takes over the memory of `state`.
+    step: `state, metrics = step(state, batch)`, compiled at its first call; it takes over the memory of `state`. everywhere:
+    the sharding of arrays that every device holds whole.
     batch_size: pictures of a batch over all processes, where it is to be checked against the mesh. mesh: None for that of the spec over all devices.
     Raises SpecError for rules, meshes and options that do not fit the model or the batch. Source: ours.
     """
@@ -51,7 +53,8 @@ class Program:
             accumulate_steps=spec.accumulate_steps,
             ema_decay=spec.ema_decay,
         )
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, None))
+        self.everywhere = NamedSharding(self.mesh, PartitionSpec())
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, self.everywhere))
 
     def init(self) -> TrainState:
         """A fresh state on the devices of the mesh."""
@@ -60,11 +63,43 @@ class Program:
         options = quick if jax.default_backend() == "cpu" else None
         return jax.jit(self._create, out_shardings=self.shardings, compiler_options=options)()
 
+    def part(self) -> tuple[int, int]:
+        """(number, count): a batch is cut into `count` equal pieces, one after the other, of which this process gives one.
+
+        Processes along mesh axis `model` give the same one. Raises SpecError where a process holds rows from several places.
+        """
+        devices = math.prod(self.mesh.shape[axis] for axis in BATCH_AXES)
+        pieces = {process: sorted(rows) for process, rows in self._rows_of_processes(devices).items()}
+        own = pieces[jax.process_index()]
+        if own != list(range(own[0], own[0] + len(own))) or own[0] % len(own) or devices % len(own):
+            raise SpecError(
+                f"process {jax.process_index()} would hold rows from several places of a batch (mesh "
+                f"{dict(self.mesh.shape)}); choose `model` so that it divides, or is a multiple of, the devices of a process."
+            )
+        return own[0] // len(own), devices // len(own)
+
     def place(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """A host batch on the devices; with several processes each gives its own part."""
-        if jax.process_count() > 1:
-            return {n: jax.make_array_from_process_local_data(self._batch_sharding, a) for n, a in batch.items()}
-        return jax.device_put(dict(batch), self._batch_sharding)
+        if jax.process_count() == 1:
+            return jax.device_put(dict(batch), self._batch_sharding)
+        number, count = self.part()
+        return {name: self._placed(rows, number, count) for name, rows in batch.items()}
+
+    def _placed(self, rows: np.ndarray, number: int, count: int) -> jax.Array:
+        """The whole batch, from this process's rows of it."""
+
+        def own(index: tuple[slice, ...]) -> np.ndarray:
+            start, stop, _ = index[0].indices(count * len(rows))
+            return rows[start - number * len(rows) : stop - number * len(rows)]
+
+        return jax.make_array_from_callback((count * len(rows), *rows.shape[1:]), self._batch_sharding, own)
+
+    def _rows_of_processes(self, devices: int) -> dict[int, set[int]]:
+        """Of a batch of one row per place of the mesh's batch axes: which rows lie with which process."""
+        rows: dict[int, set[int]] = {}
+        for device, index in self._batch_sharding.devices_indices_map((devices,)).items():
+            rows.setdefault(device.process_index, set()).update(range(devices)[index[0]])
+        return rows
 
     def _state_shardings(self, spec: Train) -> TrainState:
         template, split = self.template, self.mesh.shape["fsdp"]

@@ -25,11 +25,17 @@ def read_rows(path: str | pathlib.Path) -> list[Row]:
 
 
 class Records:
-    """Writers of one run, from `step` on: rows after it are cut away, so that a resumed file equals an uninterrupted one."""
+    """Writers of one run, from `step` on: rows after it are cut away, so that a resumed file equals an uninterrupted one.
 
-    def __init__(self, workdir: pathlib.Path, *, step: int, tensorboard: bool = True) -> None:
+    writes: False only remembers the rows, as another process writes them.
+    """
+
+    def __init__(self, workdir: pathlib.Path, *, step: int, tensorboard: bool = True, writes: bool = True) -> None:
         self.path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(self.path) if row["step"] <= step and not is_final(row)]
+        self._file, self._events = None, None
+        if not writes:
+            return
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(_line(row) for row in self.rows))
         os.replace(partial, self.path)
@@ -40,8 +46,9 @@ class Records:
         """Appends a row (arrays become lists); on disk when it returns."""
         row = {name: _plain(value) for name, value in row.items()}
         self.rows.append(row)
-        self._file.write(_line(row))
-        self._file.flush()
+        if self._file is not None:
+            self._file.write(_line(row))
+            self._file.flush()
         if self._events is not None:
             for name, value in row.items():
                 for tag, scalar in _scalars(name, value).items():
@@ -49,7 +56,8 @@ class Records:
 
     def close(self) -> None:
         """Ends both files."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         if self._events is not None:
             self._events.close()
 

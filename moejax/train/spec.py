@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.mesh import MeshSpec
+from moejax.sharding.processes import Processes
 from moejax.sharding.rules import Rules
 
 
@@ -19,7 +20,7 @@ class Train:
     keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
     test_with: which parameters the final test takes. eval_split, test_split: None skips.
     init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
-    mesh, rules: how arrays lie over devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
+    processes: how several processes find each other; mesh, rules: how arrays lie over all their devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
         optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events and progress bar.
     """
 
@@ -39,6 +40,7 @@ class Train:
     init_from: str | None = None
     init_which: Literal["best", "last"] = "best"
     reinitialise: tuple[str, ...] = ()
+    processes: Processes = Processes()
     mesh: MeshSpec = MeshSpec()
     rules: Rules = Rules()
     fsdp: Literal["params", "optimizer"] = "params"

@@ -1,7 +1,6 @@
-"""Leaves on their way to disk and back: names, shapes, checksums. Source: ours."""
+"""Leaves on their way to disk and back: names, shapes, copies. Source: ours."""
 
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +25,8 @@ def check_fits(template: Any, described: Mapping[str, str], *, source: str) -> N
         )
 
 
-def fill(template: Any, leaves: Mapping[str, np.ndarray], *, prefix: str = "") -> Any:
-    """`template` with every leaf replaced by the numpy array of its name; typed keys are wrapped again."""
+def fill(template: Any, leaves: Mapping[str, Any], *, prefix: str = "") -> Any:
+    """`template` with every leaf replaced by the array of its name; typed keys are wrapped again."""
 
     def pick(path: Any, leaf: Any) -> Any:
         array = leaves[prefix + jax.tree_util.keystr(path, simple=True, separator="/")]
@@ -40,10 +39,19 @@ def fill(template: Any, leaves: Mapping[str, np.ndarray], *, prefix: str = "") -
     return jax.tree_util.tree_map_with_path(pick, template)
 
 
-def to_host(leaf: Any) -> np.ndarray:
-    """A copy of a leaf as numpy; of a typed key, its data."""
-    # A real copy: the next step may be given this buffer before the asynchronous write has read it.
-    return np.array(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+def own_copy(leaf: Any) -> Any:
+    """A copy of a leaf, with the same parts on the same devices where it is one of jax; of a typed key, its data.
+
+    Where the write is asynchronous the next step may be given the leaf's buffer before it is read: arrays of accelerators are
+    copied on their way to the host, those of a CPU would not be.
+    """
+    array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    if not isinstance(array, jax.Array):
+        return np.array(array)
+    if next(iter(array.sharding.device_set)).platform != "cpu":
+        return array
+    copies = [jax.device_put(np.array(shard.data), shard.device) for shard in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, array.sharding, copies)
 
 
 def _data_shape(leaf: Any) -> Any:
@@ -52,11 +60,6 @@ def _data_shape(leaf: Any) -> Any:
 
 def _is_key(leaf: Any) -> bool:
     return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def checksum(leaf: Any) -> int:
-    """CRC-32 of the bytes of a leaf."""
-    return zlib.crc32(np.asarray(leaf).tobytes())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,7 @@ from moejax.train.checkpoints import Checkpoints
 from moejax.train.optimizers import Optimizer
 from moejax.train.program import Program
 from moejax.train.spec import Train
-from moejax.train.stored_leaves import fill, to_host
+from moejax.train.stored_leaves import fill, own_copy
 
 SAVED, GOES_ON = 4, 3
 
@@ -46,13 +46,14 @@ def main(folder):
     state, _ = losses_from(program, state, 0, SAVED)
     with Checkpoints(folder) as checkpoints:
         checkpoints.save(SAVED, state, progress={}, config={}, wait=True)
-        saved = {name: to_host(leaf) for name, leaf in flatten(state).items()}
+        saved = {name: own_copy(leaf) for name, leaf in flatten(state).items()}
         _, expected = losses_from(program, state, SAVED, GOES_ON)
         for count in (1, 2, 4):
             fewer = program_on(MeshSpec(data=1, expert=count), jax.devices()[:count])
-            restored = checkpoints.restore(fewer.template)
+            restored = checkpoints.restore(fewer.template, shardings=fewer.shardings)
             state = jax.device_put(fill(fewer.template, restored.leaves), fewer.shardings)
-            other = [name for name, leaf in flatten(state).items() if not np.array_equal(to_host(leaf), saved[name])]
+            assert all(leaf.sharding.device_set <= set(jax.devices()[:count]) for leaf in restored.leaves.values())
+            other = [name for name, leaf in flatten(state).items() if not np.array_equal(own_copy(leaf), saved[name])]
             _, found = losses_from(fewer, state, SAVED, GOES_ON)
             print(json.dumps([count, other, float(np.max(np.abs(found - expected)))]), flush=True)
 

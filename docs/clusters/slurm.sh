@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# sbatch docs/clusters/slurm.sh CONFIG WORKDIR [more flags]
+# One task per GPU; JAX finds coordinator, number and index of the processes in Slurm's environment.
+#SBATCH --job-name=moejax
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=8
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+#SBATCH --output=%x-%j.log
+set -euo pipefail
+config=${1:?a config, such as configs/vit/patchwork.py:model=vmoe}
+workdir=${2:?a folder that all nodes see}
+shift 2
+
+# When one task fails, Slurm ends the others; the run goes on from its last checkpoint when the job is queued again.
+srun --kill-on-bad-exit=1 .venv/bin/python experiments/train.py --config "$config" --workdir "$workdir" "$@"
