@@ -21,7 +21,7 @@ import numpy as np
 from moejax.train.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STEPS, SAVES = 60, 4
+STEPS, SAVES = 30, 5
 BOUND = 60  # seconds within which the others must have ended
 
 
@@ -39,6 +39,10 @@ def start(folder, count, *flags, devices=1, model="vmoe"):
     for index in range(count):
         env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
         env |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        env |= {
+            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         if count > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": coordinator,
@@ -84,7 +88,7 @@ def largest_difference(one, other):
 
 def long_run(folder, count):
     flags = (f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={SAVES}", "--config.train.eval_every=0")
-    return start(folder, count, *flags, "--config.train.log_every=1", "--config.train.tensorboard=False")
+    return start(folder, count, *flags, "--config.train.log_every=1")
 
 
 def wait_for_step(folder, step, processes, seconds=300):
