@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.core.segments import apply_segment, segments, segments_named, split_segments, stack, unstack
+from moejax.core.segments import (
+    apply_segment,
+    apply_turns,
+    segments,
+    segments_named,
+    split_segments,
+    stack,
+    turns,
+    unstack,
+)
 from moejax.linear.dense import Dense
 
 
@@ -17,6 +26,41 @@ def test_runs_of_equal_specs_are_named_by_their_layers() -> None:
         ("03", 3, 1, "a"),
     ]
     assert list(runs[0].layers) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("specs", "names"),
+    [
+        ("abababab", ["00-06by2", "01-07by2"]),
+        ("aabaabaac", ["00-03by3", "01-04by3", "02-05by3", "06-07", "08"]),
+        ("aabcde", ["00-01", "02", "03", "04", "05"]),
+        ("aaaabbbb", ["00-03", "04-07"]),
+        ("aaabab", ["00-02", "03", "04", "05"]),
+        ("a", ["00"]),
+    ],
+)
+def test_patterns_that_repeat(specs: str, names: list[str]) -> None:
+    found = segments(specs)
+    assert [s.name for s in found] == names
+    assert segments_named(reversed(names), specs) == found
+    assert sorted(i for s in found for i in s.layers) == list(range(len(specs)))
+    assert all(s.spec == specs[i] for s in found for i in s.layers)
+
+
+def test_turns_go_together() -> None:
+    found = turns(segments("aabaabaac"))
+    assert [[s.name for s in group] for group in found] == [["00-03by3", "01-04by3", "02-05by3"], ["06-07"], ["08"]]
+
+
+@pytest.mark.parametrize("unroll", [False, True])
+def test_segments_that_take_turns_run_in_the_order_of_layers(unroll: bool) -> None:
+    plus, times = (lambda p, c, i: (c + p + i, c)), (lambda p, c, i: (c * p + i, c))
+    weights = [jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 5.0])]
+    inputs = [[jnp.asarray(0.0), jnp.asarray(10.0)], [jnp.asarray(0.5), jnp.asarray(0.0)]]
+    carry, outs = apply_turns([plus, times], 2, weights, jnp.asarray(1.0), inputs, unroll=unroll)
+    # 1 + 1 = 2; 2*3 + 0.5 = 6.5; 6.5 + 2 + 10 = 18.5; 18.5*5 = 92.5
+    assert carry == 92.5
+    assert [[float(out) for out in own] for own in outs] == [[1.0, 6.5], [2.0, 18.5]]
 
 
 def test_stack_and_unstack_are_inverse() -> None:
@@ -65,6 +109,8 @@ def test_names_say_the_segments() -> None:
         (["00-01", "02-04"], "cover the layers"),
         (["00", "01-02", "03"], "'01-02' stacks layers that are not alike.*00-01, 02-03"),
         (["first"], "'first' names no segment"),
+        (["00-02by2", "01-03by2"], "'00-02by2' stacks layers that are not alike"),
+        (["00-01by0", "02-03"], "names no segment"),
     ],
 )
 def test_names_that_fit_no_layers_are_refused(names: list[str], message: str) -> None:
@@ -78,9 +124,15 @@ def test_splitting_gives_every_layer_its_own_tree() -> None:
         "blocks": {"00-02": {"up": Dense(kernel[:, None]), "norm": {"scale": kernel}}, "03": {"w": kernel}},
         "head": kernel,
     }
+    assert sorted(split_segments({"00-02by2": kernel[:2], "01-03by2": kernel[:2]})) == ["00", "01", "02", "03"]
     split = split_segments(tree)
     assert sorted(split["blocks"]) == ["00", "01", "02", "03"]
     np.testing.assert_array_equal(split["blocks"]["01"]["up"].kernel, [[2.0, 3.0]])
     np.testing.assert_array_equal(split["blocks"]["02"]["norm"]["scale"], [4.0, 5.0])
     assert split["blocks"]["03"]["w"] is kernel and split["head"] is kernel
     assert sorted(split_segments(split)["blocks"]) == sorted(split["blocks"])
+
+
+def test_turns_that_do_not_stand_together_are_refused() -> None:
+    with pytest.raises(SpecError, match="cover the layers 00 to 03"):
+        segments_named(["00-02by2", "01", "03"], ["a", "b", "a", "b"])

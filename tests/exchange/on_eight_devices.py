@@ -2,9 +2,11 @@
 
   python tests/exchange/on_eight_devices.py data=2,expert=4 mlp
   python tests/exchange/on_eight_devices.py expert=4,model=2 swiglu dropless/drops all_to_all
+  python tests/exchange/on_eight_devices.py expert=8 mlp dropless all_to_all as_they_are
 
-Every line is [exchange, plan, largest error over largest number, experts without tokens whose gradient is not zero]. Options
-of exchanges meet the plans 'dropless' and 'drops' alone: rows, and buffers.
+Every line is [exchange, plan, largest error over largest number, experts without tokens whose gradient is not zero]. All but the
+first example of an exchange meet the plans 'dropless' and 'drops' alone: rows, and buffers. 'as_they_are': rows travel as on a
+TPU or GPU, the ragged collective, which a CPU lacks, written out.
 """
 
 import functools
@@ -22,6 +24,8 @@ from moejax.core.contracts import enter, leave
 from moejax.core.plans import ExpertChoice, Merge, SlotMix, TokenChoice
 from moejax.core.spec import examples
 from moejax.dispatch import strategies
+from moejax.exchange.all_to_all import AllToAll
+from moejax.exchange.divided_rows import DividedRows
 from moejax.linear.contract import is_leaf
 from moejax.linear.expert_axis import shared_fields
 from moejax.sharding.mesh import MeshSpec
@@ -89,12 +93,32 @@ def largest(tree):
 
 def fits(name, exchange, plan_name, plan, strategy, mesh):
     by_rows = name == "constraints" and strategy == "ragged"
-    divides = mesh.shape["expert"] % (getattr(exchange, "group", None) or 1) == 0
-    optional = exchange != type(exchange)() and plan_name not in ("dropless", "drops")
-    return type(plan) in exchange.plans and divides and not by_rows and not optional
+    as_all_to_all = isinstance(exchange, DividedRows) and strategy != "ragged"
+    n, guests = mesh.shape["expert"], getattr(exchange, "guests", ())
+    divides = n % (getattr(exchange, "group", None) or 1) == 0 and len(guests) in (0, n)
+    first = next(spec for other, spec in examples("exchange") if other == name)
+    optional = exchange != first and plan_name not in ("dropless", "drops")
+    return type(plan) in exchange.plans and divides and not by_rows and not as_all_to_all and not optional
 
 
-def main(sizes, bank_name, plan_names="", exchange_names=""):
+def ragged_collective(rows, room, first, count, there, came, *, axis_name):
+    """What `jax.lax.ragged_all_to_all` does, by gathering everything."""
+    del came
+    rows, first, count, there = (jax.lax.all_gather(a, axis_name) for a in (rows, first, count, there))
+    me, place = jax.lax.axis_index(axis_name), jnp.arange(rows.shape[1], dtype=jnp.int32)[None]
+    first, count, there = (a[:, me, None] for a in (first, count, there))
+    target = jnp.where((place >= first) & (place < first + count), place - first + there, len(room))
+    return room.at[target.reshape(-1)].set(rows.reshape(-1, rows.shape[-1]), mode="drop")
+
+
+def travel_as_they_are():
+    AllToAll._by_platform = lambda self, equal, ragged, devices: equal if self.group or self.wire_dtype else ragged
+    jax.lax.ragged_all_to_all = ragged_collective
+
+
+def main(sizes, bank_name, plan_names="", exchange_names="", rows=""):
+    if rows == "as_they_are":
+        travel_as_they_are()
     mesh = MeshSpec(**{name: int(size) for name, size in (part.split("=") for part in sizes.split(","))}).build()
     method, _, number = bank_name.partition("-")
     bank = [spec for name, spec in examples("experts") if name == method][int(number or 0)]

@@ -11,7 +11,7 @@ import pytest
 from moejax.core.contracts import enter
 from moejax.core.errors import SpecError
 from moejax.core.plans import Merge, TokenChoice
-from moejax.exchange.all_to_all import AllToAll, _by_expert, _slots
+from moejax.exchange.all_to_all import AllToAll
 from moejax.exchange.contract import Devices
 from moejax.exchange.swap import narrow_swap
 from moejax.experts.latent import LatentExperts
@@ -21,20 +21,6 @@ from tests.exchange.wire import sent
 
 G, S, D, E, K, C = 8, 6, 16, 8, 2, 3
 ONE = Devices(size=1)
-
-
-def test_slots_by_hand():
-    # Two devices of two experts; seven rows, of which expert 0 has 2, expert 1 none, expert 2 has 1, expert 3 has 3.
-    slot, row = _slots(jnp.array([[2, 0], [1, 3]], jnp.int32), 7)
-    assert slot.tolist() == [0, 1, 7, 8, 9, 10, 14]  # two for device 0, four for device 1, the last row for nobody
-    assert row.tolist() == [0, 1, 7, 7, 7, 7, 7, 2, 3, 4, 5, 7, 7, 7]
-
-
-def test_received_rows_by_hand():
-    # From device 0 come 1 row for the first own expert and 2 for the second, from device 1 come 2 and 0; chunks of 3.
-    order, place = _by_expert(jnp.array([[1, 2], [2, 0]], jnp.int32), 3)
-    assert order.tolist() == [0, 3, 4, 1, 2, 6]  # first expert: slots 0, 3, 4; second: 1, 2; 6 is none
-    assert place.tolist() == [0, 3, 4, 1, 2, 6]
 
 
 def test_int8_rounds_to_the_largest_of_a_row():
@@ -82,9 +68,9 @@ def test_bytes_of_narrow_numbers():
 
 def test_bytes_of_rows():
     # Without a ragged collective each device keeps room for all its M = G/8 S K rows in each chunk. Counts are E int32, and so are
-    # the offsets that the ragged collective of a TPU or GPU asks for.
+    # the offsets that the ragged collective of a TPU or GPU asks for, once there and once back.
     sent_bytes = bytes_of(AllToAll(), Case(capacity=None, strategy="ragged"), expert=8)["all_to_all", "expert"]
-    assert sent_bytes == 2 * 4 * 8 * (S * K) * D + 4 * E + 4 * 8
+    assert sent_bytes == 2 * 4 * 8 * (S * K) * D + 4 * E + 2 * 4 * 8
 
 
 def test_tensor_parallel_devices_send_no_token_twice():
@@ -135,6 +121,24 @@ def test_wrong_fields():
         AllToAll(wire_dtype="bfloat")
     with pytest.raises(SpecError, match="group=0"):
         AllToAll(group=0)
+    with pytest.raises(SpecError, match="receive_factor=0.5 must be at least 1"):
+        AllToAll(receive_factor=0.5)
+
+
+def test_a_bounded_room_bounds_the_rows():
+    bank, shapes = MlpExperts(expert_dim=32), []
+    plan = TokenChoice(jnp.zeros((G, S, K), jnp.int32), jnp.ones((G, S, K)), num_experts=E)
+    params = jax.eval_shape(functools.partial(bank.init, num_experts=E, dim=D), jax.random.key(0))
+
+    def apply(params, layout):
+        shapes.append(layout.tokens.shape)
+        return bank.apply(params, layout)
+
+    with jax.sharding.use_abstract_mesh(MeshSpec(data=1, expert=8).abstract(8)):
+        for factor in (None, 2.0, 1.3):
+            move = functools.partial(AllToAll(receive_factor=factor).dispatch, "ragged", apply=apply)
+            jax.eval_shape(lambda plan, x, params: move(plan, x, params), plan, jnp.zeros((G, S, D)), params)  # noqa: B023
+    assert shapes == [(8 * S * K, D), (2 * S * K, D), (16, D)]  # 1.3 * 12 = 15.6 rows, rounded up
 
 
 def test_merged_experts_are_gathered():

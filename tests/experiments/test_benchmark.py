@@ -1,18 +1,14 @@
 """The benchmark runs, and its bounds are the FLOPs counted by hand."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
+from tests.command_lines import typed
+
 
 def run(root, *arguments):
-    command = [sys.executable, str(root / "experiments" / "benchmark.py"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False
-    )
+    return typed(root, "benchmark.py", *arguments)
 
 
 @pytest.mark.slow

@@ -2,15 +2,14 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import pytest
 
+from tests.command_lines import typed
+
 
 def run(root, *arguments):
-    command = [sys.executable, str(root / "experiments" / "benchmark_dit.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+    return typed(root, "benchmark_dit.py", *arguments)
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 """Pictures to a cache of latents and into training batches, with a tiny autoencoder of random weights."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +11,13 @@ from safetensors.numpy import save_file
 from moejax.data.opening import build
 from moejax.interop.autoencoder_kl import tensors_from
 from moejax.models.autoencoder_kl import AutoencoderKL
+from tests.command_lines import typed
 
 MODEL = AutoencoderKL(widths=(4, 4, 8), blocks_per_level=1, num_groups=2, latent_channels=2, scale=0.5)
 
 
 def run(root, *arguments):
-    command = [sys.executable, str(root / "experiments" / "cache_latents.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root)
+    return typed(root, "cache_latents.py", *arguments)
 
 
 @pytest.mark.slow

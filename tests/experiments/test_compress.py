@@ -2,9 +2,6 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -15,15 +12,13 @@ from moejax.evals.compression_sweep import Sweep
 from moejax.linear.low_rank import LowRank
 from moejax.train.checkpoints import load_run
 from moejax.train.heal import Heal
+from tests.command_lines import typed
 
 CONFIG = "configs/compress/run.py"
 
 
 def command(root, script, *arguments):
-    paths = os.pathsep.join([str(root), str(root / "kernels")])
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
-    line = [sys.executable, f"experiments/{script}.py", *map(str, arguments)]
-    return subprocess.run(line, cwd=root, env=env, capture_output=True, text=True, timeout=600)
+    return typed(root, f"{script}.py", *arguments)
 
 
 def succeeds(root, script, *arguments):

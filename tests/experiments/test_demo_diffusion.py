@@ -1,27 +1,20 @@
 """The diffusion demo from nothing to pictures, in its smoke size, and what the sampling script refuses."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.command_lines import typed
+
 pytestmark = pytest.mark.slow
-
-
-def run(root, script, *arguments):
-    command = [sys.executable, str(root / "experiments" / script), *map(str, arguments)]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    return subprocess.run(command, capture_output=True, text=True, env=env, check=False)
 
 
 @pytest.fixture(scope="module")
 def demo(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    done = run(root, "demo_diffusion.py", "--smoke", f"--workdir={folder}")
+    done = typed(root, "demo_diffusion.py", "--smoke", f"--workdir={folder}")
     assert done.returncode == 0, done.stdout + done.stderr
     return folder
 
@@ -41,7 +34,7 @@ def test_everything_is_there(demo):
 
 
 def test_a_sweep_of_guidance(root, demo, tmp_path):
-    done = run(root, "sample.py", "--checkpoint", demo / "dit_moe", "--output", tmp_path, "--guidance=1,3", "--per_class=1",
+    done = typed(root, "sample.py", "--checkpoint", demo / "dit_moe", "--output", tmp_path, "--guidance=1,3", "--per_class=1",
                "--classes=Bag,9", "--steps=2", "--sampler=dpm_solver_pp", "--noanimation")  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {
@@ -63,20 +56,20 @@ def test_a_sweep_of_guidance(root, demo, tmp_path):
     ],
 )
 def test_wrong_flags(root, demo, tmp_path, flag, message):
-    done = run(root, "sample.py", "--checkpoint", demo / "dit_moe", "--output", tmp_path, flag)
+    done = typed(root, "sample.py", "--checkpoint", demo / "dit_moe", "--output", tmp_path, flag)
     assert done.returncode in (1, 2)
     assert message.lower() in done.stderr.lower(), done.stderr
     assert "Traceback" not in done.stderr
 
 
 def test_a_classifier_does_not_sample(root, demo, tmp_path):
-    done = run(root, "sample.py", "--checkpoint", demo / "classifier", "--output", tmp_path)
+    done = typed(root, "sample.py", "--checkpoint", demo / "classifier", "--output", tmp_path)
     assert done.returncode == 2
     assert "not 'diffusion'" in done.stderr
 
 
 def test_models_are_compared(root, tmp_path):
-    done = run(
+    done = typed(
         root, "compare_dit.py", "--smoke", "--seeds=1", "--models=dense,soft", "--per_class=2", f"--workdir={tmp_path}"
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -2,19 +2,16 @@
 
 import importlib.util
 import json
-import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.command_lines import typed
 
 CONFIG = "configs/vit/patchwork.py:model=vmoe"
 
 
 def run(root, *arguments, config=CONFIG):
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")])}
-    command = [sys.executable, str(root / "experiments" / "plan.py"), f"--config={root / config}", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    return typed(root, "plan.py", f"--config={root / config}", *arguments)
 
 
 @pytest.mark.slow

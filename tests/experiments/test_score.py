@@ -1,21 +1,17 @@
 """Scoring and expert usage by the command lines that users type, on runs of two steps."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
+
+from tests.command_lines import typed
 
 pytestmark = pytest.mark.slow
 
 
 def command(root, script, *arguments):
-    paths = os.pathsep.join([str(root), str(root / "kernels")])
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "OPENBLAS_NUM_THREADS": "1"}
-    line = [sys.executable, f"experiments/{script}.py", *map(str, arguments)]
-    return subprocess.run(line, cwd=root, env=env, capture_output=True, text=True, timeout=900)
+    return typed(root, f"{script}.py", *arguments)
 
 
 def succeeds(root, script, *arguments):

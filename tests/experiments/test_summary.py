@@ -2,8 +2,6 @@
 
 import importlib.util
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ import pytest
 from moejax.core.spec import build_method
 from moejax.evals.flops import count_flops
 from moejax.evals.summary import summarise
+from tests.command_lines import typed
 
 SMALL = {"image_size": 8, "patch_size": 4, "dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "num_classes": 3}
 
@@ -100,7 +99,7 @@ def test_moe_layers_by_hand(router: dict, idle_experts: float, rows: int, other_
 
 
 def test_remat_trades_activations_for_flops() -> None:
-    plain, recomputed = (summarise(vit(remat=remat), batch_size=2) for remat in (False, True))
+    plain, recomputed = (summarise(vit(remat=remat), batch_size=2) for remat in ("none", "full"))
     # Blocks run four times, not three; each keeps its input alone: 2 pictures of 4 tokens of 8 float32.
     assert recomputed.total("step_flops_per_example") - plain.total("step_flops_per_example") == 2 * 4608
     assert [part.activation_bytes for part in recomputed.parts[1:3]] == [256, 256]
@@ -108,11 +107,10 @@ def test_remat_trades_activations_for_flops() -> None:
 
 
 def test_the_command_prints_json_and_a_table(root) -> None:
-    script, config = root / "experiments" / "summary.py", root / "configs" / "vit" / "vmoe_paper.py"
+    config = root / "configs" / "vit" / "vmoe_paper.py"
     arg = f"{config}:size=S/32,moe=last2,experts=32,num_classes=18291"
-    done = subprocess.run(
-        [sys.executable, script, "--config", arg, "--json"], capture_output=True, text=True, check=True, timeout=300
-    )
+    done = typed(root, "summary.py", "--config", arg, "--json")
+    assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["total_params"] == 166_680_435
     # Of 32 experts two serve a token, in two layers: 60 idle ones of 2*512*2048 + 2048 + 512 parameters.

@@ -237,7 +237,7 @@ def test_experts_are_split_over_the_expert_axis_of_a_mesh() -> None:
 @functools.cache
 def gradients(**fields):
     model = dit(TOP_K, shared=SHARED, label_dropout=0.4, **fields)
-    params, state = ready(dataclasses.replace(model, scan=True, remat=False))
+    params, state = ready(dataclasses.replace(model, scan=True, remat="none"))
 
     def loss(params, key):
         out = model.apply(params, state, *noised(), key=key, return_plans=True)
@@ -247,7 +247,7 @@ def gradients(**fields):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("fields", [{"scan": False}, {"remat": True}], ids=["unrolled", "remat"])
+@pytest.mark.parametrize("fields", [{"scan": False}, {"remat": "full"}], ids=["unrolled", "remat"])
 def test_remat_and_scan_change_nothing(fields: dict) -> None:
     (value, plans), gradient = gradients()
     (other_value, other_plans), other = gradients(**fields)

@@ -1,10 +1,8 @@
 """What a wrong command line gets: one line, before anything is compiled."""
 
-import os
-import subprocess
-import sys
-
 import pytest
+
+from tests.command_lines import typed
 
 CONFIG = "configs/vit/patchwork.py:smoke"
 
@@ -21,9 +19,7 @@ CONFIG = "configs/vit/patchwork.py:smoke"
     ids=["key", "argument", "value", "classes"],
 )
 def test_wrong_command_lines(tmp_path, root, arguments, message):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")])}
-    command = [sys.executable, "experiments/train.py", f"--workdir={tmp_path / 'run'}", *arguments]
-    done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True, timeout=300)
+    done = typed(root, "train.py", f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ") and message in done.stderr
     assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.train.several_processes import end, largest_difference, leaves_of, log_of, long_run, start, wait_for_step
 
 
