@@ -7,11 +7,12 @@ narrow numbers they travel in chunks of equal size, and the result is the same.
 Source: GShard (Lepikhin et al. 2020), section 3.3, for buffers; FastMoE (He et al. 2021), section 4.2, for exchanged counts;
     DeepSpeed-TED (Singh et al. 2023), section 5.1, for parts of tokens along `model`.
 Deviations: along `model` devices send different parts of the width, not different tokens. A device keeps room for all rows of
-    all n devices, n times its own, as nothing may be dropped.
+    all n devices, n times its own, as nothing may be dropped; less with `receive_factor`.
 """
 
 import dataclasses
 import functools
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -27,7 +28,9 @@ from moejax.dispatch.choices import rows_of_tokens
 from moejax.exchange.across import ALL_PLANS, across
 from moejax.exchange.contract import Devices
 from moejax.exchange.on_devices import computed, mesh_in_force, own_part, whole
+from moejax.exchange.row_counts import rows_by_source, rows_of_device, travels_in_rows
 from moejax.exchange.swap import WIRE_DTYPES, narrow_swap, swap
+from moejax.exchange.travelling_rows import Way, by_expert, in_chunks, room_of, way_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class AllToAll:
     """group: neighbouring devices that exchange among themselves first, a divisor of mesh axis `expert`; None: flat.
 
     wire_dtype: numbers on the wire, 'bfloat16' or 'int8' (None: those of the tokens). Counts travel as int32.
+    receive_factor: rows that a device has room for, as a multiple of the rows of its own tokens; None: of all devices' rows. Only
+        rows of ragged plans are bounded by it. Rows without room give zeros, and `metrics` counts them.
     Merged experts need every expert's parameters: the bank is gathered.
     """
 
@@ -42,6 +47,7 @@ class AllToAll:
 
     group: int | None = None
     wire_dtype: str | None = None
+    receive_factor: float | None = None
 
     def __post_init__(self) -> None:
         if self.group is not None and self.group < 1:
@@ -50,6 +56,26 @@ class AllToAll:
             raise SpecError(
                 f"exchange.wire_dtype={self.wire_dtype!r} is none.{did_you_mean(self.wire_dtype, WIRE_DTYPES)}"
             )
+        if self.receive_factor is not None and not (self.receive_factor >= 1 and math.isfinite(self.receive_factor)):
+            raise SpecError(
+                f"exchange.receive_factor={self.receive_factor} must be at least 1 (as many rows as a device has on average), or "
+                "None: room for all."
+            )
+
+    def metrics(self, strategy: str, plan: Plan) -> dict[str, Float[Array, ""]]:
+        """{'beyond_room': fraction of the served choices that find no room}, on a mesh with `receive_factor`; else {}."""
+        mesh = mesh_in_force()
+        if mesh is None or self.receive_factor is None or not travels_in_rows(strategy, plan):
+            return {}
+        loads = self.loads(rows_by_source(plan, mesh))
+        room = room_of(rows_of_device(plan, mesh), mesh.shape["expert"], self.receive_factor)
+        lost = jnp.sum(jnp.maximum(loads - room, 0)).astype(jnp.float32)
+        return {"beyond_room": lost / jnp.maximum(jnp.sum(loads), 1).astype(jnp.float32)}
+
+    def loads(self, counts: Int[Array, "_ _ E"]) -> Int[Array, "_ _"]:
+        """Rows that each device of each ring computes, from those of each device for each expert."""
+        rings, n, _ = counts.shape
+        return jnp.sum(counts.reshape(rings, n, n, -1), axis=(1, 3), dtype=jnp.int32)
 
     def dispatch(
         self, strategy: str, plan: Plan, x: Float[Array, "G S D"], params: Any, apply: Apply
@@ -81,53 +107,70 @@ class AllToAll:
         return Buffers(self._swap_back(chunks, devices).reshape(experts, slots, -1))
 
     def _rows(self, apply: Apply, devices: Devices, params: Any, layout: Ragged) -> Ragged:
-        rows = layout.tokens.shape[0]
         sizes = layout.group_sizes.reshape(devices.size, -1)
-        received = swap(sizes, devices)  # [n, E/n] rows from each device for each own expert
-        arrived = whole(self._there(own_part(layout.tokens, devices), sizes, received, devices), devices)
-        order, place = _by_expert(received, rows)
-        mine = Ragged(rows_of_tokens(arrived, order, place[:, None]), jnp.sum(received, axis=0, dtype=jnp.int32))
+        return Ragged(self.travel(layout.tokens, sizes, params, apply, devices), layout.group_sizes)
+
+    def travel(
+        self, rows: Float[Array, "M D"], sizes: Int[Array, "_ _"], params: Any, apply: Apply, devices: Devices
+    ) -> Float[Array, "M D"]:
+        """Rows through the experts of all devices and back; inside of `on_devices`.
+
+        sizes [n V]: of the rows, sorted by device and there by expert, those for each of the V experts of each. Rows of nobody come
+        last; they, and those without room, come back as zeros.
+        """
+        way = way_of(sizes, len(rows), self.receive_factor, devices)
+        order, place = by_expert(way.received, way.room)
+        arrived = whole(self._there(own_part(rows, devices), way, order, place, devices), devices)
+        mine = Ragged(arrived, jnp.sum(way.received, axis=0, dtype=jnp.int32))
         y = computed(apply, params, mine, devices).tokens
-        back = self._back(rows_of_tokens(y, place, order[:, None]), sizes, received, devices)
-        return Ragged(whole(back, devices), layout.group_sizes)
+        return whole(self._back(y, way, order, place, devices), devices)
 
-    def _there(self, rows: Float[Array, "M _"], sizes: Array, received: Array, devices: Devices) -> Float[Array, "_ _"]:
-        """Rows [M] to n chunks of room for M, chunk i from device i; zeros where no row came."""
+    def _there(
+        self, rows: Float[Array, "M _"], way: Way, order: Array, place: Array, devices: Devices
+    ) -> Float[Array, "_ _"]:
+        """Own rows [M] to rows from all devices [room], sorted by expert; zeros where no row came."""
 
-        def in_equal_chunks(rows: Array, sizes: Array, received: Array) -> Array:
-            del received
-            slot, row = _slots(sizes, len(rows))
-            chunks = rows_of_tokens(rows, row, slot[:, None]).reshape(devices.size, len(rows), -1)
-            return self._wire(chunks, devices).reshape(row.size, -1)
+        def in_equal_chunks(rows: Array) -> Array:
+            slot, row = in_chunks(way.first, way.count, way.rows, way.chunk)
+            chunks = rows_of_tokens(rows, row, slot[:, None]).reshape(devices.size, way.chunk, -1)
+            sorted_slot, sorted_place = self._sorted_slots(way, order, place)
+            return rows_of_tokens(self._wire(chunks, devices).reshape(row.size, -1), sorted_slot, sorted_place[:, None])
 
-        def as_they_are(rows: Array, sizes: Array, received: Array) -> Array:
-            count, first = _runs(sizes)
-            room = jnp.zeros((devices.size * len(rows), rows.shape[1]), rows.dtype)
-            there = jnp.broadcast_to(devices.index().astype(jnp.int32) * len(rows), count.shape)
-            came = _runs(received)[0]
-            return jax.lax.ragged_all_to_all(rows, room, first, count, there, came, axis_name=devices.axis)
+        def as_they_are(rows: Array) -> Array:
+            room = jnp.zeros((way.room, rows.shape[1]), rows.dtype)
+            there = swap(way.came_first, devices)
+            arrived = jax.lax.ragged_all_to_all(
+                rows, room, way.first, way.count, there, way.came, axis_name=devices.axis
+            )
+            return rows_of_tokens(arrived, order, place[:, None])
 
-        return self._by_platform(in_equal_chunks, as_they_are, devices)(rows, sizes, received)
+        return self._by_platform(in_equal_chunks, as_they_are, devices)(rows)
 
-    def _back(self, slots: Float[Array, "_ _"], sizes: Array, received: Array, devices: Devices) -> Float[Array, "M _"]:
-        """The way back of `_there`: n chunks of M to M rows."""
-        n = devices.size
-        rows = len(slots) // n
+    def _back(
+        self, rows: Float[Array, "_ _"], way: Way, order: Array, place: Array, devices: Devices
+    ) -> Float[Array, "M _"]:
+        """The way back of `_there`."""
 
-        def in_equal_chunks(slots: Array, sizes: Array, received: Array) -> Array:
-            del received
-            slot, row = _slots(sizes, rows)
-            chunks = self._wire(slots.reshape(n, rows, -1), devices).reshape(n * rows, -1)
-            return rows_of_tokens(chunks, slot, row[:, None])
+        def in_equal_chunks(rows: Array) -> Array:
+            sorted_slot, sorted_place = self._sorted_slots(way, order, place)
+            chunks = rows_of_tokens(rows, sorted_place, sorted_slot[:, None]).reshape(devices.size, way.chunk, -1)
+            slot, row = in_chunks(way.first, way.count, way.rows, way.chunk)
+            return rows_of_tokens(self._wire(chunks, devices).reshape(row.size, -1), slot, row[:, None])
 
-        def as_they_are(slots: Array, sizes: Array, received: Array) -> Array:
-            count, first = _runs(sizes)
-            room = jnp.zeros((rows, slots.shape[1]), slots.dtype)
-            chunk = jnp.arange(n, dtype=jnp.int32) * rows
-            home, came = swap(first, devices), _runs(received)[0]
-            return jax.lax.ragged_all_to_all(slots, room, chunk, came, home, count, axis_name=devices.axis)
+        def as_they_are(rows: Array) -> Array:
+            room = jnp.zeros((way.rows, rows.shape[1]), rows.dtype)
+            arrived, home = rows_of_tokens(rows, place, order[:, None]), swap(way.first, devices)
+            return jax.lax.ragged_all_to_all(
+                arrived, room, way.came_first, way.came, home, way.count, axis_name=devices.axis
+            )
 
-        return self._by_platform(in_equal_chunks, as_they_are, devices)(slots, sizes, received)
+        return self._by_platform(in_equal_chunks, as_they_are, devices)(rows)
+
+    def _sorted_slots(self, way: Way, order: Array, place: Array) -> tuple[Int[Array, "_"], Int[Array, "_"]]:
+        """Of rows sorted by expert the slots in chunks by device, and the place of each slot among them."""
+        slot, row = in_chunks(way.came_first, way.came, way.room, way.chunk)
+        slots = jnp.take(slot, order, mode="fill", fill_value=row.size)
+        return slots, jnp.take(place, row, mode="fill", fill_value=way.room)
 
     def _by_platform(self, equal: Any, ragged: Any, devices: Devices) -> Any:
         """The ragged collective on a TPU or GPU, for one level of wide numbers; else equal chunks, with the same numbers."""
@@ -147,40 +190,10 @@ class AllToAll:
         return narrow_swap(chunks, devices, self.group, self.wire_dtype)
 
 
-def _runs(sizes: Int[Array, "_ _"]) -> tuple[Int[Array, "_"], Int[Array, "_"]]:
-    """Of rows sorted by device: how many are for each, and where they begin."""
-    count = jnp.sum(sizes, axis=1, dtype=jnp.int32)
-    return count, (jnp.cumsum(count) - count).astype(jnp.int32)
-
-
-def _slots(sizes: Int[Array, "_ _"], rows: int) -> tuple[Int[Array, "M"], Int[Array, "_"]]:
-    """Of rows sorted by expert, and so by device: the slot of each row in n chunks of `rows`, and the row of each slot.
-
-    Numbers out of range (n * rows, rows) mean 'none'.
-    """
-    count, first = _runs(sizes)
-    ends = first + count
-    row = jnp.arange(rows, dtype=jnp.int32)
-    device = jnp.searchsorted(ends, row, side="right").astype(jnp.int32)
-    slot = jnp.where(row < ends[-1], device * rows + row - jnp.take(first, device, mode="clip"), sizes.shape[0] * rows)
-    place = jnp.broadcast_to(row, (sizes.shape[0], rows))
-    found = jnp.where(place < count[:, None], first[:, None] + place, rows)
-    return slot.astype(jnp.int32), found.reshape(-1).astype(jnp.int32)
-
-
-def _by_expert(received: Int[Array, "_ _"], rows: int) -> tuple[Int[Array, "_"], Int[Array, "_"]]:
-    """Of n chunks of `rows`, each sorted by expert: which slot comes i-th when all are, and the place of each slot.
-
-    Places behind the last row, and slots without a row, get the number n * rows: 'none'.
-    """
-    n, experts = received.shape
-    ends = jnp.cumsum(received, axis=1)
-    slot = jnp.arange(rows, dtype=ends.dtype)
-    expert = jax.vmap(lambda end: jnp.searchsorted(end, slot, side="right"))(ends).reshape(-1)
-    order = jnp.argsort(expert, stable=True).astype(jnp.int32)
-    place = jnp.zeros_like(order).at[order].set(jnp.arange(n * rows, dtype=jnp.int32), unique_indices=True)
-    owned = jnp.arange(n * rows) < jnp.sum(received)
-    return jnp.where(owned, order, n * rows), jnp.where(expert < experts, place, n * rows)
-
-
-EXAMPLES = (AllToAll(), AllToAll(group=2), AllToAll(wire_dtype="bfloat16"), AllToAll(group=2, wire_dtype="int8"))
+EXAMPLES = (
+    AllToAll(),
+    AllToAll(group=2),
+    AllToAll(wire_dtype="bfloat16"),
+    AllToAll(group=2, wire_dtype="int8"),
+    AllToAll(receive_factor=3.0),
+)

@@ -29,6 +29,11 @@ class Exchange(Protocol):
         ...
 
 
+def exchange_metrics(exchange: Exchange, strategy: str, plan: Plan) -> dict[str, Float[Array, ""]]:
+    """What the exchange says of this plan on the mesh in force, by its `metrics` where it has them."""
+    return exchange.metrics(strategy, plan) if hasattr(exchange, "metrics") else {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Devices:
     """The devices among which experts are split: `size` along mesh axis `axis`, n in all comments.

@@ -16,7 +16,7 @@ from moejax.core.spec import method
 from moejax.dispatch.accounting import plan_metrics
 from moejax.dispatch.strategies import check_strategy
 from moejax.exchange.all_to_all import AllToAll
-from moejax.exchange.contract import Exchange
+from moejax.exchange.contract import Exchange, exchange_metrics
 from moejax.exchange.on_devices import own_key
 from moejax.layers.feed_forward import FeedForward
 
@@ -88,6 +88,7 @@ class MoE:
             shared = FeedForward(experts=self.shared)
             y = y + shared.apply(params["shared"], x, key=maybe_named(key, "shared"))
         metrics = routed.metrics | plan_metrics(routed.plan, num_tokens=size)
+        metrics |= exchange_metrics(self.exchange, self.dispatch, routed.plan)
         return LayerOutput(tokens=y, state=routed.state, losses=routed.losses, metrics=metrics, plan=routed.plan)
 
     def _tokens_per_group(self, x: Float[Array, "B T D"]) -> int:

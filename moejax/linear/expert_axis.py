@@ -33,12 +33,12 @@ def take_arrays(leaf: Any, index: Sequence[int]) -> Any:
 
 def add_expert_axis(params: Any) -> Any:
     """A layer without experts as a bank of one: a leading axis of 1 on every array that has an expert axis in a bank."""
-    return _over_arrays(params, lambda array: array[None])
+    return map_expert_arrays(params, lambda array: array[None])
 
 
 def drop_expert_axis(params: Any) -> Any:
     """The inverse of `add_expert_axis`, for a bank of one expert: its first expert alone."""
-    return _over_arrays(cleared(params), lambda array: array[0])
+    return map_expert_arrays(cleared(params), lambda array: array[0])
 
 
 def cleared(params: Any) -> Any:
@@ -71,9 +71,11 @@ def array_fields(leaf: Any) -> tuple[str, ...]:
     return tuple(f.name for f in dataclasses.fields(leaf) if f.metadata.get("pytree_node", True))
 
 
-def _over_arrays(params: Any, function: Callable[[Array], Array]) -> Any:
+def map_expert_arrays(params: Any, function: Callable[[Array], Array]) -> Any:
+    """`function` of every array that carries the expert axis; what all experts share stays."""
+
     def over(node: Any) -> Any:
-        return _over_fields(node, lambda field: _over_arrays(field, function)) if is_leaf(node) else function(node)
+        return _over_fields(node, lambda field: map_expert_arrays(field, function)) if is_leaf(node) else function(node)
 
     return jax.tree.map(over, params, is_leaf=is_leaf)
 

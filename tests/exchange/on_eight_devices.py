@@ -93,7 +93,8 @@ def largest(tree):
 
 def fits(name, exchange, plan_name, plan, strategy, mesh):
     by_rows = name == "constraints" and strategy == "ragged"
-    as_all_to_all = isinstance(exchange, DividedRows) and strategy != "ragged"
+    only_rows = isinstance(exchange, DividedRows) or getattr(exchange, "receive_factor", None) is not None
+    as_all_to_all = only_rows and (strategy != "ragged" or plan_name not in ("dropless", "all to one expert"))
     n, guests = mesh.shape["expert"], getattr(exchange, "guests", ())
     divides = n % (getattr(exchange, "group", None) or 1) == 0 and len(guests) in (0, n)
     first = next(spec for other, spec in examples("exchange") if other == name)

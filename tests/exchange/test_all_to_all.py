@@ -16,6 +16,8 @@ from moejax.exchange.contract import Devices
 from moejax.exchange.swap import narrow_swap
 from moejax.experts.latent import LatentExperts
 from moejax.experts.mlp import MlpExperts
+from moejax.layers.moe import MoE
+from moejax.routing.top_k import TopKRouter
 from moejax.sharding.mesh import MeshSpec
 from tests.exchange.wire import sent
 
@@ -150,3 +152,16 @@ def test_merged_experts_are_gathered():
             Merge(jnp.ones((G, E)) / E), jnp.zeros((G, S, D)), params,
         )  # fmt: skip
     assert found == {("all_gather", "expert"): 4 * bank.num_params(E, D) / 8}  # each sends its own experts
+
+
+def test_a_layer_tells_what_found_no_room():
+    # All tokens of eight devices choose experts 0 and 1, both on the first of four devices of a ring: four times its own rows
+    # want to be there, half of them find room.
+    router = TopKRouter(num_experts=8, num_selected_experts=2, noise_std=0.0)
+    moe = MoE(router=router, experts=MlpExperts(expert_dim=4), exchange=AllToAll(receive_factor=2.0))
+    params, state = moe.init(jax.random.key(0), D)
+    plan = TokenChoice(jnp.broadcast_to(jnp.array([0, 1], jnp.int32), (G, S, K)), jnp.ones((G, S, K)), num_experts=E)
+    with jax.sharding.use_abstract_mesh(MeshSpec(data=2, expert=4).abstract(8)):
+        assert float(moe.exchange.metrics("auto", plan)["beyond_room"]) == 0.5
+        assert "beyond_room" in jax.eval_shape(lambda x: moe.apply(params, state, x).metrics, jnp.zeros((G, S, D)))
+    assert "beyond_room" not in jax.eval_shape(lambda x: moe.apply(params, state, x).metrics, jnp.zeros((G, S, D)))

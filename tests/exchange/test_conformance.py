@@ -47,3 +47,8 @@ def test_eight_devices_equal_one(mesh, bank, exchanges):
 def test_banks_whose_experts_and_widths_are_split(bank):
     rows = rows_of("data=1,expert=4,model=2", bank, "drops", "all_gather")
     assert wrong(rows, 1e-4) == []  # longer chains of products
+
+
+def test_rows_that_travel_as_they_are():
+    exchanges = "all_to_all/least_loaded/replicated"
+    assert wrong(rows_of("data=2,expert=4", "mlp", "all to one expert", exchanges, "as_they_are")) == []
