@@ -245,6 +245,8 @@ def test_one_expert_takes_everything(name, router):
         fields["capacity_factor"] = 1.0
     if hasattr(router, "num_devices"):
         fields["num_devices"] = 1
+    if hasattr(router, "num_nodes"):
+        fields["num_nodes"] = 1
     if hasattr(router, "boundaries"):
         fields["boundaries"] = ()
     alone = dataclasses.replace(router, **fields)
@@ -272,8 +274,9 @@ def test_more_choices_than_experts(name):
 
 @pytest.mark.parametrize("name", list(methods("routing")))
 def test_no_experts(name):
+    nodes = {"num_nodes": 1} if name == "bi_level" else {}
     with pytest.raises(SpecError, match="num_experts=0 must be at least 1"):
-        build_method("routing", {"name": name, "num_experts": 0})
+        build_method("routing", {"name": name, "num_experts": 0} | nodes)
 
 
 @pytest.mark.parametrize("name", ["top_k", "noisy_top_k", "sinkhorn", "uniform", "hash", "expert_choice"])
