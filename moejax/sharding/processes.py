@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import socket
 import sys
+import time
 from collections.abc import Mapping
 from typing import Literal, NoReturn
 
@@ -80,6 +82,12 @@ class Processes:
             raise SpecError(f"train.processes.index={self.index} must lie in [0, count={self.count}).")
 
     def _initialise(self, found: "Processes") -> None:
+        if found.coordinator is not None and found.index:
+            self._wait_for(found.coordinator, found.index, found.count)
+        elif found.coordinator is not None:
+            # Where the others do not come, jax ends this process with a trace of its own.
+            waits = f"process 0 of {found.count} listens at {found.coordinator} and waits {self.patience} s for the others"
+            print(waits, file=sys.stderr, flush=True)
         try:
             jax.distributed.initialize(
                 found.coordinator,
@@ -90,11 +98,27 @@ class Processes:
             )
         except (RuntimeError, ValueError) as error:
             where = f"at {found.coordinator}" if found.coordinator else "by jax's own detection"
-            raise ConnectionError(
-                f"process {found.index} of {found.count} did not find the others {where} within {self.patience} s: "
-                f"{str(error).strip().splitlines()[0]}. Start all of them, process 0 at the coordinator's address; "
-                "train.processes.start=never runs this one alone."
-            ) from error
+            raise ConnectionError(self._alone(found.index, found.count, where, error)) from error
+
+    def _wait_for(self, coordinator: str, index: int, count: int | None) -> None:
+        """Returns when somebody listens there: jax's own client, when nobody does, ends the process without a word of use."""
+        host, _, port = coordinator.rpartition(":")
+        until = time.monotonic() + self.patience
+        while True:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=max(self.patience / 10, 1.0)).close()
+                return
+            except OSError as error:
+                if time.monotonic() > until:
+                    raise ConnectionError(self._alone(index, count, f"at {coordinator}", error)) from error
+                time.sleep(0.2)
+
+    def _alone(self, index: int | None, count: int | None, where: str, error: Exception) -> str:
+        return (
+            f"process {index} of {count} did not find the others {where} within {self.patience} s: "
+            f"{str(error).strip().splitlines()[0]}. Start all of them, process 0 at the coordinator's address; "
+            "train.processes.start=never runs this one alone."
+        )
 
 
 def is_writer() -> bool:

@@ -99,7 +99,8 @@ def wait_for_step(folder, step, processes, seconds=300):
         time.sleep(0.02)
 
 
-def main(folder, kills):
+def killed(folder, kills):
+    """A row for every kill: see above."""
     folder = pathlib.Path(folder)
     assert end(long_run(folder / "undisturbed", 2)) == [0, 0], log_of(folder / "undisturbed", 0)
     wanted = leaves_of(folder / "undisturbed")
@@ -115,8 +116,9 @@ def main(folder, kills):
         seconds, said = time.monotonic() - begin, log_of(run, 1 - victim)
         resumed = end(long_run(run, 2)) == [0, 0] and largest_difference(leaves_of(run), wanted) == 0.0
         why = "another process has ended" in said or "another task died" in said
-        print(json.dumps([victim, code, round(seconds, 1), why, resumed]), flush=True)
+        yield [victim, code, round(seconds, 1), why, resumed]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    for row in killed(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1):
+        print(json.dumps(row), flush=True)
