@@ -67,21 +67,27 @@ def plan(config: dict[str, Any]) -> tuple[list[Any], bool]:
     specs = meshes(_MESH.value, train.mesh)
     for spec in specs:
         spec.solved(count)
-    cost = summary(config, batch_size)
-    activated = cost.total("step_flops_per_example") * batch_size / count
-    padding = cost.total("step_padding_flops_per_example") * batch_size / count
+    cost, plain = (
+        summary(one, batch_size) for one in (config, config | {"model": config["model"] | {"remat": "none"}})
+    )
+    activated, padding, all_flops, all_padding = (
+        one.total(f"step_{kind}flops_per_example") * batch_size / count
+        for one in (plain, cost) for kind in ("", "padding_")
+    )  # fmt: skip
     compiled = chips.can_compile(topology)
     devices = chips.devices(topology) if compiled else None
+    rows = step.rows_per_chip(task.model, batch_size, count)
     found = []
     for spec in specs:
         mesh = spec.build(devices) if compiled else spec.abstract(count)
         one = dataclasses.replace(train, mesh=spec)
         program = Program(task, optimizer, one, seed=0, batch_size=batch_size, mesh=mesh)
         batch = step.batch_shapes(task.model, batch_size)
-        made = step.compile_step(program, batch) if compiled else step.Step(held=step.held(program))
+        made = step.compile_step(program, batch, rows=rows) if compiled else step.Step(held=step.held(program))
         found.append(
             estimate.estimate(
-                spec.named, made, chip, flops=activated + padding, activated_flops=activated,
+                spec.named, made, chip, activated_flops=activated, padding_flops=padding,
+                again_flops=all_flops + all_padding - activated - padding,
                 activation_bytes=cost.total("activation_bytes") / count,
             )
         )  # fmt: skip

@@ -13,7 +13,8 @@ Arguments: size=S|B|L|XL|G/PATCH (patch 2, 4 or 8), experts (0: the dense DiT), 
 the shared expert in units of D; 0: none), image_size (256 or 512; latents are an eighth of it), num_classes,
 process=auto|ddpm|rectified_flow (auto: ddpm for S, B and L, rectified_flow for XL and G, as published), router=top_k|
 expert_choice|soft (the others serve k rows per token too), intervals (above 1: the experts are divided among that many
-intervals of the time, equally long in steps), bank=swiglu|low_rank, rank (of low_rank), smoke.
+intervals of the time, equally long in steps), bank=swiglu|low_rank, rank (of low_rank), remat=none|full|dots|exchange (what
+the backward pass computes again), smoke.
 
 Source: Fei et al. 2024, "Scaling Diffusion Transformers to 16 Billion Parameters", section 3 and table 1; Peebles & Xie
 2023, "Scalable Diffusion Models with Transformers", section 4 (batch 256, AdamW at 1e-4, average 0.9999, flips).
@@ -53,6 +54,7 @@ def get_config(arg: str = "") -> ConfigDict:
         intervals=1,
         bank="swiglu",
         rank=64,
+        remat="none",
         smoke=False,
     )
     for name, allowed in CHOICES.items():
@@ -74,6 +76,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "learn_variance": not flow,
         "qk_norm": args.experts > 0 and size in sizes.DIT_MOE_QK_NORM,
         "dtype": "bfloat16",
+        "remat": args.remat,
     }
     if args.experts:
         fields |= {"moe_layers": "all", "moe": moe(args, fields)}

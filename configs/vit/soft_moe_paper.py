@@ -4,7 +4,8 @@
   python experiments/summary.py --config configs/vit/soft_moe_paper.py:size=S/16,router=none
 
 Arguments: size=Ti|S|B|L|H/PATCH (S: 12 layers of 384), router=soft|expert_choice|none, experts (0: the published number,
-256 for patches of 14, else 128), num_classes, image_size, smoke.
+256 for patches of 14, else 128), num_classes, image_size, remat=none|full|dots|exchange (what the backward pass computes
+again), smoke.
 
 MoE layers are the second half of the blocks (last 6, 12 for L, 16 for H); one slot per expert; a picture is a group.
 Source: Puigcerver et al. 2024, "From Sparse to Soft Mixtures of Experts", section 3 and appendix.
@@ -27,7 +28,9 @@ SMOKE = {"image_size": 32, "patch_size": 8, "dim": 16, "depth": 4, "num_heads": 
 
 def get_config(arg: str = "") -> ConfigDict:
     """The pre-training config; see the module's docstring for the arguments."""
-    args = parse(arg, size="S/16", router="soft", experts=0, num_classes=29_593, image_size=224, smoke=False)
+    args = parse(
+        arg, size="S/16", router="soft", experts=0, num_classes=29_593, image_size=224, remat="none", smoke=False
+    )
     if args.router not in ROUTERS:
         raise SpecError(f"config argument router={args.router!r} is unknown.{did_you_mean(args.router, ROUTERS)}")
     name = args.size.partition("/")[0]
@@ -42,6 +45,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "qk_norm": True,
         "head_bias": -math.log(fields["num_classes"]),
         "dtype": "bfloat16",
+        "remat": args.remat,
     }
     if args.router != "none":
         fields["moe_layers"] = "final2" if args.smoke else sizes.SOFT_MOE_LAYERS[name]

@@ -5,7 +5,8 @@ r"""V-MoE and its dense ViT at every published size, pre-trained on JFT-300M.
       --config.model.num_classes=1000 --workdir runs/vmoe_s32
 
 Arguments: size=S|B|L|H|15B/PATCH (S: 8 layers of 512), moe=lastN|everyN|none (lastN: of the odd layers), experts, k,
-num_classes, image_size, pre_logits (the tanh layer before the head; off in the model released for ImageNet-21k), smoke.
+num_classes, image_size, pre_logits (the tanh layer before the head; off in the model released for ImageNet-21k), capacity
+(the factor of the experts' buffers), remat=none|full|dots|exchange (what the backward pass computes again), smoke.
 
 Source: Riquelme et al. 2021, "Scaling Vision with Sparse Mixture of Experts", section 3 and appendix B.
 JFT-300M is not public: name another data set. The number of epochs (5, 7, 14 by size) is the paper's for JFT.
@@ -39,6 +40,8 @@ def get_config(arg: str = "") -> ConfigDict:
         num_classes=18_291,
         image_size=224,
         pre_logits=True,
+        capacity=1.05,
+        remat="none",
         smoke=False,
     )
     name = args.size.partition("/")[0]
@@ -53,6 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "representation_size": fields["dim"] if args.pre_logits else None,
         "head_bias": -math.log(fields["num_classes"]),
         "dtype": "bfloat16",
+        "remat": args.remat,
     }
     if args.moe != "none":
         moe_layers = "every2" if args.smoke else args.moe
@@ -99,7 +103,7 @@ def moe(args: ConfigDict, *, mlp_dim: int, group_size: int) -> dict:
         "num_experts": args.experts,
         "num_selected_experts": args.k,
         "noise_std": 1.0,
-        "capacity_factor": 1.05,
+        "capacity_factor": args.capacity,
         "capacity_multiple": 4,
         "importance_loss_weight": 0.005,
         "load_loss_weight": 0.005,

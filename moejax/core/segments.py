@@ -1,11 +1,12 @@
-"""Depth as segments: consecutive layers of one structure are one stacked tree, scanned; a single layer is just applied.
+"""Depth as segments: layers of one structure are one stacked tree, scanned; a single layer is just applied.
 
-Names say the layers: `05` is layer 5 alone, `00-04` are layers 0 to 4 stacked along a leading axis L. A model initialises
-runs of equal layers stacked, and applies whatever its parameters' names say: once layers differ, each stands alone.
+Names say the layers: `05` is layer 5 alone, `00-04` are layers 0 to 4 stacked along a leading axis L, `00-06by2` are layers
+0, 2, 4 and 6. Where kinds of layers take turns (dense, MoE, dense, MoE ...), each kind is a segment, and one scan runs them in
+turn. A model initialises such layers stacked, and applies whatever its parameters' names say: once layers differ, each
+stands alone.
 """
 
 import dataclasses
-import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -15,36 +16,62 @@ import jax.numpy as jnp
 
 from moejax.core.errors import SpecError
 
-_NAME = re.compile(r"(\d{2,})(?:-(\d{2,}))?")
+_NAME = re.compile(r"(\d{2,})(?:-(\d{2,})(?:by(\d+))?)?")
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """`length` consecutive layers that share `spec`, the first of them layer number `first`."""
+    """`length` layers that share `spec`, every `stride`-th from layer number `first` on."""
 
     first: int
     length: int
     spec: Any
+    stride: int = 1
 
     @property
     def name(self) -> str:
-        last = self.first + self.length - 1
-        return f"{self.first:02d}" if self.length == 1 else f"{self.first:02d}-{last:02d}"
+        if self.length == 1:
+            return f"{self.first:02d}"
+        return f"{self.first:02d}-{self.layers[-1]:02d}" + (f"by{self.stride}" if self.stride > 1 else "")
 
     @property
     def layers(self) -> range:
-        return range(self.first, self.first + self.length)
+        return range(self.first, self.first + self.length * self.stride, self.stride)
 
 
 def segments(specs: Sequence[Any]) -> tuple[Segment, ...]:
-    """Runs of equal specs. Source: ours."""
-    runs = []
+    """Runs of equal specs, and patterns of specs that repeat: from each layer on what covers most layers, the shortest of equals.
+
+    Source: ours.
+    """
+    runs: list[Segment] = []
     first = 0
-    for spec, run in itertools.groupby(specs):
-        length = len(list(run))
-        runs.append(Segment(first, length, spec))
-        first += length
+    while first < len(specs):
+        rest = specs[first:]
+        repeating = [(period, times) for period in range(1, len(rest) // 2 + 1) if (times := _times(rest, period)) > 1]
+        period, times = max(repeating, key=lambda found: (found[0] * found[1], -found[0]), default=(1, 1))
+        runs += [Segment(first + i, times, rest[i], period) for i in range(period)]
+        first += period * times
     return tuple(runs)
+
+
+def _times(specs: Sequence[Any], period: int) -> int:
+    """How often the first `period` specs stand behind each other."""
+    pattern, times = list(specs[:period]), 1
+    while list(specs[times * period : (times + 1) * period]) == pattern:
+        times += 1
+    return times
+
+
+def turns(runs: Sequence[Segment]) -> tuple[tuple[Segment, ...], ...]:
+    """The segments in the order in which they run, those together whose layers take turns."""
+    found: list[tuple[Segment, ...]] = []
+    ordered = list(runs)
+    while ordered:
+        stride = ordered[0].stride
+        found.append(tuple(ordered[:stride]))
+        ordered = ordered[stride:]
+    return tuple(found)
 
 
 def segments_named(names: Iterable[str], specs: Sequence[Any]) -> tuple[Segment, ...]:
@@ -52,20 +79,31 @@ def segments_named(names: Iterable[str], specs: Sequence[Any]) -> tuple[Segment,
 
     Raises SpecError when the names do not cover each layer once, or put layers of different specs together. Source: ours.
     """
-    runs, covered = [], 0
-    for name in sorted(names, key=_layers_of):
-        first, last = _layers_of(name)
-        if first != covered or not first <= last < len(specs):
-            raise SpecError(f"segments {sorted(names)} do not cover the layers 00 to {len(specs) - 1:02d} once each.")
-        if any(spec != specs[first] for spec in specs[first : last + 1]):
+    runs = []
+    for name in sorted(names, key=lambda name: _layers_of(name).start):
+        layers = _layers_of(name)
+        own = specs[layers.start : layers.stop : layers.step]
+        if any(spec != own[0] for spec in own):
             raise SpecError(
                 f"segment {name!r} stacks layers that are not alike; the model's are {_named(segments(specs))}."
             )
-        runs.append(Segment(first, last - first + 1, specs[first]))
-        covered = last + 1
-    if covered != len(specs):
+        runs.append(Segment(layers.start, len(layers), own[0] if own else None, layers.step))
+    if not _in_turn(runs, len(specs)):
         raise SpecError(f"segments {sorted(names)} do not cover the layers 00 to {len(specs) - 1:02d} once each.")
     return tuple(runs)
+
+
+def _in_turn(runs: Sequence[Segment], depth: int) -> bool:
+    """Whether each layer belongs to one segment, and segments with a stride stand in whole turns."""
+    covered = 0
+    for group in turns(runs):
+        first = group[0]
+        starts = [segment.first for segment in group]
+        alike = all((segment.length, segment.stride) == (first.length, first.stride) for segment in group)
+        if not alike or starts != list(range(covered, covered + first.stride)):
+            return False
+        covered += first.stride * first.length
+    return covered == depth
 
 
 def split_segments(tree: Any) -> Any:
@@ -81,16 +119,16 @@ def split_segments(tree: Any) -> Any:
         if found is None or found[2] is None:
             split[key] = split_segments(child)
             continue
-        first, last = _layers_of(key)
-        split |= {f"{first + i:02d}": layer for i, layer in enumerate(unstack(child, last - first + 1))}
+        layers = _layers_of(key)
+        split |= {f"{i:02d}": layer for i, layer in zip(layers, unstack(child, len(layers)), strict=True)}
     return split
 
 
-def _layers_of(name: str) -> tuple[int, int]:
+def _layers_of(name: str) -> range:
     found = _NAME.fullmatch(name)
-    if found is None:
-        raise SpecError(f"{name!r} names no segment; names are such as '05' and '00-04'.")
-    return int(found[1]), int(found[2] or found[1])
+    if found is None or found[3] == "0":
+        raise SpecError(f"{name!r} names no segment; names are such as '05', '00-04' and '00-06by2'.")
+    return range(int(found[1]), int(found[2] or found[1]) + 1, int(found[3] or 1))
 
 
 def _named(runs: Sequence[Segment]) -> str:
@@ -121,14 +159,38 @@ def apply_segment(
     `params` is stacked (leading axis L) when the segment is longer than one; `inputs` is a list with one entry (such as
     state and key) per layer; `unroll=True` replaces the scan by a Python loop.
     """
-    if segment.length == 1:
-        carry, out = layer(params, carry, inputs[0])
-        return carry, [out]
-    if unroll:
-        outs = []
-        for layer_params, layer_input in zip(unstack(params, segment.length), inputs, strict=True):
-            carry, out = layer(layer_params, carry, layer_input)
-            outs.append(out)
+    carry, outs = apply_turns([layer], segment.length, [params], carry, [inputs], unroll=unroll)
+    return carry, outs[0]
+
+
+def apply_turns(
+    layers: Sequence[Callable[[Any, Any, Any], tuple[Any, Any]]],
+    length: int,
+    params: Sequence[Any],
+    carry: Any,
+    inputs: Sequence[list[Any]],
+    *,
+    unroll: bool = False,
+) -> tuple[Any, list[list[Any]]]:
+    """`apply_segment` of segments of `length` layers each that take turns: layers, params and inputs have an entry for each.
+
+    Returns the carry and, for each segment, each layer's out.
+    """
+    if length == 1 or unroll:
+        trees = [[tree] if length == 1 else unstack(tree, length) for tree in params]
+        outs: list[list[Any]] = [[] for _ in layers]
+        for i in range(length):
+            for j, layer in enumerate(layers):
+                carry, out = layer(trees[j][i], carry, inputs[j][i])
+                outs[j].append(out)
         return carry, outs
-    carry, stacked = jax.lax.scan(lambda c, xs: layer(xs[0], c, xs[1]), carry, (params, stack(inputs)))
-    return carry, unstack(stacked, segment.length)
+
+    def turn(carry: Any, given: Any) -> tuple[Any, list[Any]]:
+        found = []
+        for layer, tree, own in zip(layers, *given, strict=True):
+            carry, out = layer(tree, carry, own)
+            found.append(out)
+        return carry, found
+
+    carry, stacked = jax.lax.scan(turn, carry, (list(params), [stack(own) for own in inputs]))
+    return carry, [unstack(tree, length) for tree in stacked]

@@ -5,7 +5,7 @@ experts that a token meets: K for token choice; E C / S on average for expert ch
 computed per token, which makes activated parameters and FLOPs tell one story); 1 for merged experts.
 **FLOPs**: see `flops`; products with tokens that an expert serves, by the bank's own formula. Rows of buffers that no
 token fills are reported apart as padding. A training step is the forward pass three times (the backward pass counts
-two), and once more for recomputed blocks (remat).
+two), and once more for blocks whose products are recomputed (remat 'full' and 'exchange').
 **Activation bytes**: what the backward pass of each part keeps from its forward pass, before the compiler's savings; the
 transient peak inside a recomputed block is not in it.
 A fixed table of positions stands in a line of its own: it is not trained, but published totals count it.
@@ -32,6 +32,7 @@ from moejax.evals.weight_costs import activated_params, bank_flops, num_params, 
 from moejax.layers.adaptive_block import AdaptiveBlock, modulation
 from moejax.layers.block import Block
 from moejax.layers.moe import MoE
+from moejax.models.remat import Remat, computed_again, rematerialised
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
 
@@ -107,6 +108,7 @@ def summarise(
         part = _block_part(segment.spec, layer_params, layer_state, tokens, condition, key, remat=model.remat)
         used = _optimizer_bytes(memory, [f"blocks/{segment.name}"]) // segment.length
         blocks += [dataclasses.replace(part, name=f"block_{i:02d}", optimizer_bytes=used) for i in segment.layers]
+    blocks.sort(key=lambda part: part.name)
     return Summary(parts=(*before, *blocks, *after), batch_size=batch_size)
 
 
@@ -128,7 +130,7 @@ def _end_part(end: End, params: Shapes, memory: dict[str, Any], batch_size: int,
 
 
 def _block_part(
-    block: Block | AdaptiveBlock, params: Shapes, state: Shapes, x: Any, condition: Any, key: Any, *, remat: bool
+    block: Block | AdaptiveBlock, params: Shapes, state: Shapes, x: Any, condition: Any, key: Any, *, remat: Remat
 ) -> Part:
     mixer, batch = block.mixer, x.shape[0]
     flops = count_flops(block.attention.apply, params["attention"], x)
@@ -153,13 +155,14 @@ def _block_part(
     else:
         flops += count_flops(mixer.apply, params["feed_forward"], x)
         step_flops = flops
-    passes = 4 if remat else 3
+    passes = 4 if computed_again(remat) else 3
 
     inputs = (x,) if condition is None else (x, condition)
 
-    def apply(p: Any, given: Any, k: Any) -> Any:
+    def forward(p: Any, given: Any, k: Any) -> Any:
         return block.apply(p, _zeros(state), *given, key=k).tokens
 
+    apply = rematerialised(forward, remat, alone=True)
     return Part(
         name="block",
         kind=kind,
@@ -170,7 +173,7 @@ def _block_part(
         step_flops_per_example=passes * step_flops // batch,
         step_padding_flops_per_example=passes * step_padding // batch,
         params_bytes=_bytes(params),
-        activation_bytes=_bytes(x) if remat else _residual_bytes(apply, params, inputs, key),
+        activation_bytes=_bytes(x) if remat == "full" else _residual_bytes(apply, params, inputs, key),
     )
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named, named
-from moejax.core.segments import apply_segment, segments, segments_named, stack, unstack
+from moejax.core.segments import Segment, apply_turns, segments, segments_named, stack, turns, unstack
+from moejax.models.remat import Remat, rematerialised
 from moejax.sharding.constraints import over_batch
 
 ApplyBlock = Callable[..., LayerOutput]
@@ -55,28 +56,35 @@ def apply_blocks(
     *,
     extras: Sequence[Any] | None = None,
     key: PRNGKeyArray | None = None,
-    remat: bool = False,
+    remat: Remat = "none",
     scan: bool = True,
     return_plans: bool = False,
 ) -> Blocks:
     """Tokens through every block. extras: one entry per layer (numbers that differ by layer), None for none.
 
-    remat: recompute blocks in the backward pass. scan: stacked segments run as one scan, else unrolled.
+    remat: what the backward pass recomputes (models/remat.py). scan: stacked segments run as one scan, else unrolled.
     """
     extras = [None] * len(blocks) if extras is None else extras
     beside: dict[str, _Beside] = {}
     new_state: dict[str, Any] = {}
-    for segment in segments_named(params, blocks):
-        layer: Callable[..., Any] = functools.partial(_apply_block, segment.spec, apply, return_plans)
-        alone, name = segment.length == 1, segment.name
-        if remat:
-            layer = jax.checkpoint(layer, prevent_cse=alone or not scan)
-        states = [state[name]] if alone else unstack(state[name], segment.length)
+
+    def layer(segment: Segment) -> Callable[..., Any]:
+        alone = segment.length == 1 or not scan
+        return rematerialised(functools.partial(_apply_block, segment.spec, apply, return_plans), remat, alone=alone)
+
+    def inputs(segment: Segment) -> list[Any]:
+        own = state[segment.name]
+        states = [own] if segment.length == 1 else unstack(own, segment.length)
         keys = [maybe_named(key, f"block_{i:02d}") for i in segment.layers]
-        inputs = list(zip(states, keys, [extras[i] for i in segment.layers], strict=True))
-        x, outs = apply_segment(layer, segment, params[name], x, inputs, unroll=not scan)
-        new_state[name] = outs[0].state if alone else stack([out.state for out in outs])
-        beside |= {f"block_{i:02d}": out for i, out in zip(segment.layers, outs, strict=True)}
+        return list(zip(states, keys, [extras[i] for i in segment.layers], strict=True))
+
+    for group in turns(segments_named(params, blocks)):
+        length, trees = group[0].length, [params[segment.name] for segment in group]
+        layers, given = [layer(segment) for segment in group], [inputs(segment) for segment in group]
+        x, found = apply_turns(layers, length, trees, x, given, unroll=not scan)
+        for segment, outs in zip(group, found, strict=True):
+            new_state[segment.name] = outs[0].state if length == 1 else stack([out.state for out in outs])
+            beside |= {f"block_{i:02d}": out for i, out in zip(segment.layers, outs, strict=True)}
     return _gathered(x, new_state, beside)
 
 
@@ -98,13 +106,14 @@ def _apply_block(
 
 
 def _gathered(x: Float[Array, "B T D"], state: dict[str, Any], layers: dict[str, _Beside]) -> Blocks:
+    in_order = sorted(layers.items())
     names = sorted({name for layer in layers.values() for name in layer.losses})
     return Blocks(
         tokens=x,
         state=state,
-        losses={name: _mean([out.losses[name] for out in layers.values() if name in out.losses]) for name in names},
-        metrics={f"{block}/{name}": value for block, out in layers.items() for name, value in out.metrics.items()},
-        plans={block: out.plan for block, out in layers.items() if out.plan is not None},
+        losses={name: _mean([out.losses[name] for _, out in in_order if name in out.losses]) for name in names},
+        metrics={f"{block}/{name}": value for block, out in in_order for name, value in out.metrics.items()},
+        plans={block: out.plan for block, out in in_order if out.plan is not None},
     )
 
 

@@ -24,6 +24,7 @@ from moejax.layers.projection import init_projection, project
 from moejax.models.depth import apply_blocks, init_blocks
 from moejax.models.limits import check_groups, check_patches, check_pictures, check_sizes
 from moejax.models.placement import place
+from moejax.models.remat import Remat
 
 _TIME = TimeEmbedding()
 
@@ -37,7 +38,7 @@ class DiffusionTransformer:
     label_dropout: share of labels that training replaces by the null label `num_classes`; with 0 there is none.
     learn_variance: a second picture of outputs, see `DenoiserOutput`.
     qk_norm: layer norm, with scale and bias, of queries and keys.
-    remat: recompute blocks in the backward pass. scan: equal neighbouring blocks run as one scan, else unrolled.
+    remat: what the backward pass computes again (models/remat.py). scan: blocks of one kind run as one scan, else unrolled.
     dtype: of activations; parameters, norms, router and output stay in float32.
     Source: Peebles & Xie 2023, "Scalable Diffusion Models with Transformers"; Fei et al. 2024, "Scaling Diffusion
         Transformers to 16 Billion Parameters" (DiT-MoE).
@@ -59,7 +60,7 @@ class DiffusionTransformer:
     feed_forward: Experts | None = method("experts", default=None)
     moe: MoE | None = None
     moe_layers: str | tuple[int, ...] = "all"
-    remat: bool = False
+    remat: Remat = "none"
     scan: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
 

@@ -25,6 +25,7 @@ from moejax.layers.projection import init_projection, project
 from moejax.models.depth import apply_blocks, init_blocks
 from moejax.models.limits import check_groups, check_patches, check_pictures, check_sizes
 from moejax.models.placement import place
+from moejax.models.remat import Remat
 
 _NORM = LayerNorm()
 
@@ -41,7 +42,7 @@ class VisionTransformer:
     representation_size: width of a tanh layer before the head, None for none. The head's kernel starts at zero, its
     bias at head_bias (such as -log(num_classes)).
     drop_path_rate: stochastic depth, rising linearly from 0 to this rate at the last layer.
-    remat: recompute blocks in the backward pass. scan: equal neighbouring blocks run as one scan, else unrolled.
+    remat: what the backward pass computes again (models/remat.py). scan: blocks of one kind run as one scan, else unrolled.
     dtype: of activations; parameters, norms, router and logits stay in float32.
     Source: Dosovitskiy et al. 2021; Riquelme et al. 2021 (V-MoE); Puigcerver et al. 2024 (Soft MoE).
     """
@@ -66,7 +67,7 @@ class VisionTransformer:
     drop_path_rate: float = 0.0
     representation_size: int | None = None
     head_bias: float = 0.0
-    remat: bool = False
+    remat: Remat = "none"
     scan: bool = True
     dtype: Literal["float32", "bfloat16"] = "float32"
 

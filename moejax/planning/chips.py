@@ -6,6 +6,8 @@ Source: the vendors' public tables. TPU v5e and v5p: cloud.google.com/tpu/docs (
 """
 
 import dataclasses
+import fnmatch
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -81,9 +83,31 @@ def can_compile(topology: str) -> bool:
     return any(importlib.util.find_spec(module) is not None for module in modules)
 
 
+def check_compiler(topology: str, *, requirements: list[str] | None = None, installed: str | None = None) -> None:
+    """Raises SpecError where the installed libtpu is not of the versions that this jax was made with.
+
+    Another one compiles too, but differently: products over groups become dense ones, and texts of modules break.
+    requirements, installed: those of jax and libtpu here.
+    """
+    if topology.startswith("h100"):
+        return
+    requirements = importlib.metadata.requires("jax") or [] if requirements is None else requirements
+    installed = importlib.metadata.version("libtpu") if installed is None else installed
+    pins = [found[1] for line in requirements if (found := re.match(r"libtpu\s*==\s*([\d.]*\d(?:\.\*)?)", line))]
+    if pins and not any(fnmatch.fnmatchcase(installed, pin) for pin in pins):
+        raise SpecError(
+            f"libtpu {installed} is installed, but jax {jax.__version__} is made for libtpu {pins[0]}; what another version "
+            "compiles says nothing of what will run. Install the extra [tpu-aot], which brings 'jax[tpu]' of one version."
+        )
+
+
 def devices(topology: str) -> list[jax.Device]:
-    """The chips, to compile for; nothing can run on them. Raises SpecError where the compiler knows no such machine."""
+    """The chips, to compile for; nothing can run on them.
+
+    Raises SpecError where the compiler knows no such machine, and as `check_compiler`.
+    """
     chip, sizes = parse(topology)
+    check_compiler(topology)
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     try:

@@ -4,6 +4,7 @@ Source: ours, over `jax.jit(...).lower(...).compile()`.
 """
 
 import dataclasses
+import re
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from moejax.planning.collectives import Collective, collectives
+from moejax.planning.products import Products, products
 from moejax.sharding.mesh import BATCH_AXES
 from moejax.sharding.table import placed
 from moejax.train.program import Program
@@ -22,15 +24,18 @@ KINDS = {"params": "parameters", "opt_state": "optimiser", "ema": "average", "st
 class Step:
     """On one chip, in bytes. held: what stays between steps, by kind. temporaries, peak: None where nothing was compiled.
 
-    out_of_memory: what the compiler said where it gave up. seconds: of compilation.
+    products: FLOPs. out_of_memory: what the compiler said where it gave up. seconds: of tracing and compilation.
+    compiler_seconds: the compiler's own estimate of the step's time; None where it means nothing.
     """
 
     held: dict[str, int]
     temporaries: int | None = None
     peak: int | None = None
     collectives: tuple[Collective, ...] = ()
+    products: Products | None = None
     out_of_memory: str | None = None
     seconds: float = 0.0
+    compiler_seconds: float | None = None
 
 
 def batch_shapes(model: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -42,6 +47,12 @@ def batch_shapes(model: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]
     }
 
 
+def rows_per_chip(model: Any, batch_size: int, num_chips: int) -> int | None:
+    """Rows that a chip's experts compute in a layer where all are loaded evenly; None for models whose tokens do not choose."""
+    chosen = getattr(getattr(model.moe, "router", None), "num_selected_experts", None)
+    return None if chosen is None else batch_size * model.num_tokens * chosen // num_chips
+
+
 def held(program: Program) -> dict[str, int]:
     """Bytes on one chip between steps, by kind."""
     found: dict[str, int] = {}
@@ -51,8 +62,8 @@ def held(program: Program) -> dict[str, int]:
     return found
 
 
-def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> Step:
-    """The step of `program`, whose mesh may be of chips that are not there, compiled ahead of time."""
+def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct], *, rows: int | None = None) -> Step:
+    """The step of `program`, whose mesh may be of chips that are not there, compiled ahead of time. rows: as `products`."""
     over_batch = NamedSharding(program.mesh, PartitionSpec(BATCH_AXES))
     state = jax.tree.map(_placed, program.template, program.shardings)
     inputs = {name: _placed(array, over_batch) for name, array in batch.items()}
@@ -69,13 +80,30 @@ def compile_step(program: Program, batch: dict[str, jax.ShapeDtypeStruct]) -> St
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     # The compiler's own peak knows that donated arguments are used again; where it has none, the sum is a bound.
     peak = getattr(memory, "peak_memory_in_bytes", 0) or arguments + temporaries
+    text = str(compiled.as_text())
     return Step(
         held=kept,
         temporaries=temporaries,
         peak=peak,
-        collectives=tuple(collectives(str(compiled.as_text()))),
+        collectives=tuple(collectives(text)),
+        products=products(text, rows=rows),
         seconds=time.monotonic() - begin,
+        compiler_seconds=compiler_seconds(compiled.cost_analysis(), text),
     )
+
+
+def compiler_seconds(costs: Any, hlo: str) -> float | None:
+    """'optimal_seconds' of a cost analysis; None where the compiler has none (GPUs) or one that means nothing.
+
+    Operations that run beside others make it negative or far too small, and bodies of loops are counted once.
+    """
+    costs = costs[0] if isinstance(costs, list) else costs
+    seconds = (costs or {}).get("optimal_seconds")
+    if seconds is None or not 0 < seconds < float("inf"):
+        return None
+    if re.search(r" (while|[a-z\-]+-start)\(", hlo):
+        return None
+    return float(seconds)
 
 
 def _placed(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:

@@ -186,4 +186,4 @@ def _found(pattern: str, tree: Any) -> bool:
 
 
 def _is_stacked(name: str) -> bool:
-    return bool(re.search(r"(^|/)\d+-\d+/", name))
+    return bool(re.search(r"(^|/)\d+-\d+(by\d+)?/", name))

@@ -3,7 +3,7 @@
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.planning.chips import CHIPS, num_chips, parse
+from moejax.planning.chips import CHIPS, check_compiler, num_chips, parse
 
 
 def test_sizes():
@@ -26,3 +26,16 @@ def test_sizes():
 def test_names_that_do_not_exist(name, message):
     with pytest.raises(SpecError, match=message):
         parse(name)
+
+
+PINS = ["jaxlib<=0.10.2", 'libtpu==0.0.42.*; extra == "tpu"']
+
+
+def test_the_compiler_is_of_the_versions_that_jax_names():
+    check_compiler("v5p:2x2x2", requirements=PINS, installed="0.0.42.1")
+    check_compiler("v5p:2x2x2", requirements=[], installed="0.0.52")  # a jax without a pin
+    check_compiler("h100:1x8", requirements=PINS, installed="0.0.52")  # another compiler
+    with pytest.raises(SpecError, match=r"libtpu 0.0.52 is installed, but jax .* for libtpu 0.0.42.\*.*\[tpu-aot\]"):
+        check_compiler("v5p:2x2x2", requirements=PINS, installed="0.0.52")
+    with pytest.raises(SpecError, match="0.0.420"):
+        check_compiler("v5p:2x2x2", requirements=PINS, installed="0.0.420.1")

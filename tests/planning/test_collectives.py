@@ -72,6 +72,35 @@ def test_rounds_from_the_condition():
     assert [found.times for found in collectives(limit)] == [5, 5, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize(
+    ("groups", "devices"),
+    [
+        ("mesh['axis_0'=8,'axis_1'=4] {'axis_0'}", 8),
+        ("mesh['axis_0'=8,'axis_1'=4] {'axis_0','axis_1'}", 32),
+        ("@mesh ['data'=2,'expert'=16]{'expert':(1)4}".replace(" [", "["), 4),
+        ("mesh['a'=2,'b'=4], device_ids=(3,2,1,0) {'b'}", 4),
+        ("[4,2]<=[8]", 2),
+        ("[2,4]<=[4,2]T(1,0)", 4),
+        ("{}", 8),
+    ],
+)
+def test_ways_to_write_groups(groups, devices):
+    line = f"  %sum = f32[10]{{0}} all-reduce(%z), replica_groups={groups}, use_global_device_ids=true, to_apply=%add"
+    text = f"HloModule m, num_partitions=8\n\nENTRY %main (x: f32[10]) -> f32[10] {{\n{line}\n}}\n"
+    assert collectives(text) == [Collective("all-reduce", 40, devices, 1)]
+
+
+def test_ragged_rows_fill_the_smaller_side():
+    lines = [
+        "  %rows = bf16[6,4]{1,0} parameter(0)",
+        "  %room = bf16[24,4]{1,0} parameter(1)",
+        "  %there = bf16[24,4]{1,0} ragged-all-to-all(%rows, %room, %a, %b, %c, %d), replica_groups={{0,1,2,3}}",
+        "  %back = bf16[6,4]{1,0} ragged-all-to-all(%there, %rows, %a, %b, %c, %d), replica_groups={{0,1,2,3}}",
+    ]
+    text = "HloModule m, num_partitions=4\n\nENTRY %main (x: f32[10]) -> f32[10] {\n" + "\n".join(lines) + "\n}\n"
+    assert collectives(text) == [Collective("ragged-all-to-all", 48, 4, 1)] * 2
+
+
 def test_what_cannot_be_counted():
     with pytest.raises(SpecError, match="no ENTRY"):
         collectives("nothing")
@@ -79,6 +108,8 @@ def test_what_cannot_be_counted():
         collectives(TEXT.replace('{"known_trip_count":{"n":"3"}}', "{}"))
     with pytest.raises(SpecError, match="'c256'"):
         collectives(TEXT.replace("f32[10]", "c256[10]"))
+    with pytest.raises(SpecError, match="devices cannot be read: replica_groups=<.>"):
+        collectives(TEXT.replace("replica_groups={{0,4},{1,5},{2,6},{3,7}}", "replica_groups=<?>"))
 
 
 EIGHT = """
