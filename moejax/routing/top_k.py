@@ -42,10 +42,12 @@ class TopKRouter(TokenChoiceCapacity):
     batch_priority: full experts serve tokens in the order of their largest gate, not of their position.
     eval_overflow: without a key, a full expert keeps its choices of largest gate, and the others are given up ('drop') or sent
         to the best experts with room ('reroute'); see `overflow`. None: the dispatcher serves them in its order.
-    importance_, load_, balance_, device_balance_, z_loss_weight: see `losses`. The load loss exists in training only (it
-        needs noise). num_devices: over which the device-level loss balances the experts, equally many on each in order.
-    balance_groups: 'each': the balance loss is that of every group by itself, their mean; 'together': of all tokens of the
-        batch at once.
+    importance_, load_, balance_, device_balance_, sequence_balance_, z_loss_weight: see `losses`. The load loss exists in
+        training only (it needs noise). num_devices: over which the device-level loss balances the experts, equally many on each
+        in order.
+    balance_groups: 'each': the balance and device-level losses are those of every group by itself, their mean; 'together': of all
+        tokens of the batch at once, on a mesh of the batch of all devices. The sequence-level loss, DeepSeek-V3's, is always that
+        of every group, which is a sequence where the layer's group_size is None.
     kernel_init: 'lecun_normal' or 'kaiming_uniform'; see `logits.init_kernel`.
     bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
         by this rate, up for experts below the mean load and down for those above.
@@ -67,6 +69,7 @@ class TopKRouter(TokenChoiceCapacity):
     load_loss_weight: float = 0.0
     balance_loss_weight: float = 0.0
     device_balance_loss_weight: float = 0.0
+    sequence_balance_loss_weight: float = 0.0
     num_devices: int = 1
     z_loss_weight: float = 0.0
     bias_update_rate: float = 0.0
@@ -82,6 +85,7 @@ class TopKRouter(TokenChoiceCapacity):
             load_loss_weight=self.load_loss_weight,
             balance_loss_weight=self.balance_loss_weight,
             device_balance_loss_weight=self.device_balance_loss_weight,
+            sequence_balance_loss_weight=self.sequence_balance_loss_weight,
             z_loss_weight=self.z_loss_weight,
             bias_update_rate=self.bias_update_rate,
         )
@@ -189,19 +193,19 @@ class TopKRouter(TokenChoiceCapacity):
         if self.load_loss_weight and training:
             probability = load_probability(clean, noisy, self._noise(), self.num_selected_experts)
             losses["load"] = self.load_loss_weight * load_loss(probability)
+        over = self._together(probs, expert) if self.balance_groups == "together" else (probs, expert)
         if self.balance_loss_weight:
-            losses["balance"] = self.balance_loss_weight * self._balance(probs, expert)
+            losses["balance"] = self.balance_loss_weight * balance_loss(*over)
         if self.device_balance_loss_weight:
-            balance = device_balance_loss(probs, expert, self.num_devices)
-            losses["device_balance"] = self.device_balance_loss_weight * balance
+            losses["device_balance"] = self.device_balance_loss_weight * device_balance_loss(*over, self.num_devices)
+        if self.sequence_balance_loss_weight:
+            losses["sequence_balance"] = self.sequence_balance_loss_weight * balance_loss(probs, expert)
         if self.z_loss_weight:
             losses["z"] = self.z_loss_weight * z_loss(clean)
         return losses
 
-    def _balance(self, probs: Float[Array, "G S E"], expert: Int[Array, "G S K"]) -> Float[Array, ""]:
-        if self.balance_groups == "together":
-            probs, expert = (values.reshape(1, -1, values.shape[-1]) for values in (probs, expert))
-        return balance_loss(probs, expert)
+    def _together(self, probs: Float[Array, "G S E"], expert: Int[Array, "G S K"]) -> tuple[Array, Array]:
+        return probs.reshape(1, -1, probs.shape[-1]), expert.reshape(1, -1, expert.shape[-1])
 
     def _next_state(self, state: Any, load: Float[Array, "E"], key: PRNGKeyArray | None) -> Any:
         if not self.bias_update_rate or key is None:

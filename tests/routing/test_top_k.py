@@ -196,13 +196,20 @@ def test_groups_are_balanced_each_or_together():
     params = {"kernel": jnp.log(GATES[jnp.asarray([0, 1, 3, 2])])}
     params["kernel"] = params["kernel"].at[3].set(jnp.log(jnp.asarray([0.1, 0.1, 0.8])))
     x = jnp.eye(4).reshape(2, 2, 4)
-    losses = {}
+    losses, devices, sequences = {}, {}, {}
+    weights = {f"{name}balance_loss_weight": 1.0 for name in ("", "device_", "sequence_")}
     for groups in ("each", "together"):
-        router = TopKRouter(num_experts=3, noise_std=0.0, balance_loss_weight=1.0, balance_groups=groups)
-        losses[groups] = float(router.route(params, {}, x).losses["balance"])
+        router = TopKRouter(num_experts=3, noise_std=0.0, num_devices=3, balance_groups=groups, **weights)
+        found = router.route(params, {}, x).losses
+        losses[groups], devices[groups], sequences[groups] = (
+            float(found[f"{name}balance"]) for name in ("", "device_", "sequence_")
+        )
     # Each: f = (1, 0, 0), P = (.65, .25, .1): 3 * .65 = 1.95; f = (0, .5, .5), P = (.15, .4, .45): 3 * .425 = 1.275.
     # Together: f = (.5, .25, .25), P = (.4, .325, .275): 3 * (.2 + .08125 + .06875) = 1.05.
     np.testing.assert_allclose([losses["each"], losses["together"]], [(1.95 + 1.275) / 2, 1.05], rtol=1e-5)
+    # One expert per device: the device-level loss is the same. The sequence-level one never mixes groups.
+    assert devices == pytest.approx(losses, rel=1e-5)
+    assert sequences == pytest.approx(dict.fromkeys(losses, losses["each"]), rel=1e-5)
 
 
 def test_kaiming_uniform_kernels_lie_within_one_over_the_root_of_the_width():
