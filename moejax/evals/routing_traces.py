@@ -56,6 +56,19 @@ class RoutingTrace:
         if not np.isfinite(self.gates).all():
             raise SpecError("routing trace: a gate is not finite; the run it comes from has failed.")
 
+    def thinned(self, sequences: int) -> "RoutingTrace":
+        """At most so many sequences, evenly spread over all. Raises SpecError for less than one."""
+        found = self.choices.shape[1] // self.tokens_per_sequence
+        if sequences < 1:
+            raise SpecError(f"a routing trace of {sequences} sequences holds nothing; keep at least 1 of {found}.")
+        kept = np.unique(np.linspace(0, found - 1, min(sequences, found)).round().astype(int))
+
+        def thin(array: np.ndarray) -> np.ndarray:
+            by_sequence = array.reshape(len(array), found, self.tokens_per_sequence, -1)
+            return by_sequence[:, kept].reshape(len(array), -1, array.shape[-1])
+
+        return dataclasses.replace(self, choices=thin(self.choices), gates=thin(self.gates))
+
     def loads(self) -> Float[np.ndarray, "L E"]:
         """Share of the choices that each expert gets, by layer; rows sum to one."""
         counts = [np.bincount(layer[layer >= 0], minlength=self.num_experts) for layer in self.choices]

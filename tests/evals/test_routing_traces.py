@@ -26,6 +26,17 @@ def test_loads_by_hand():
     np.testing.assert_allclose(trace().loads(), np.array([[2, 2, 3], [2, 4, 1]]) / 7)
 
 
+def test_thinned_keeps_whole_sequences():
+    long = trace(
+        choices=np.tile(np.arange(10, dtype=np.int32)[None, :, None] % 3, (2, 1, 2)),
+        gates=np.tile(np.arange(10, dtype=np.float32)[None, :, None], (2, 1, 2)),
+    )
+    np.testing.assert_array_equal(long.thinned(3).gates[1, :, 0], [0, 1, 4, 5, 8, 9])  # sequences 0, 2 and 4 of 5
+    np.testing.assert_array_equal(long.thinned(9).choices, long.choices)
+    with pytest.raises(SpecError, match="keep at least 1 of 5"):
+        long.thinned(0)
+
+
 def test_file(tmp_path):
     save(tmp_path / "trace.npz", trace(source="a run"))
     found = load(tmp_path / "trace.npz")
