@@ -68,7 +68,7 @@ def planned(model: str, chips: int) -> dict[str, Any] | None:
         process.returncode = os.waitstatus_to_exitcode(status)
         out.seek(0), err.seek(0)
         written, errors = out.read(), err.read()
-    if process.returncode not in (0, 1):
+    if process.returncode not in (0, 1) or not written:
         print(f"{model}, {chips} chips: exit code {process.returncode}\n{errors[-2000:]}", file=sys.stderr)
         return None
     found = json.loads(written)
