@@ -12,6 +12,7 @@ class LayerOutput:
 
     tokens: what the layer computed. state: router state after the call ({} for layers without).
     losses, metrics: as in `Routed`, the dispatcher's accounting added. plan: the router's plan, None for dense layers.
+    shortcut: of a block, the tokens between its attention and its mixer, for a next block that reads them; None: it has none.
     """
 
     tokens: Annotated[Any, Float[Array, "B T D"]]
@@ -19,6 +20,7 @@ class LayerOutput:
     losses: Annotated[Any, dict[str, Float[Array, ""]]]
     metrics: Annotated[Any, dict[str, Float[Array, "..."]]]
     plan: Any = None
+    shortcut: Annotated[Any, Float[Array, "B T D"] | None] = None
 
 
 @flax.struct.dataclass

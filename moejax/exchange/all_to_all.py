@@ -131,7 +131,7 @@ class AllToAll:
         """Own rows [M] to rows from all devices [room], sorted by expert; zeros where no row came."""
 
         def in_equal_chunks(rows: Array) -> Array:
-            slot, row = in_chunks(way.first, way.count, way.rows, way.chunk)
+            slot, row = in_chunks(way.first, way.sent, way.rows, way.chunk)
             chunks = rows_of_tokens(rows, row, slot[:, None]).reshape(devices.size, way.chunk, -1)
             sorted_slot, sorted_place = self._sorted_slots(way, order, place)
             return rows_of_tokens(self._wire(chunks, devices).reshape(row.size, -1), sorted_slot, sorted_place[:, None])
@@ -140,7 +140,7 @@ class AllToAll:
             room = jnp.zeros((way.room, rows.shape[1]), rows.dtype)
             there = swap(way.came_first, devices)
             arrived = jax.lax.ragged_all_to_all(
-                rows, room, way.first, way.count, there, way.came, axis_name=devices.axis
+                rows, room, way.first, way.sent, there, way.came, axis_name=devices.axis
             )
             return rows_of_tokens(arrived, order, place[:, None])
 
@@ -154,14 +154,14 @@ class AllToAll:
         def in_equal_chunks(rows: Array) -> Array:
             sorted_slot, sorted_place = self._sorted_slots(way, order, place)
             chunks = rows_of_tokens(rows, sorted_place, sorted_slot[:, None]).reshape(devices.size, way.chunk, -1)
-            slot, row = in_chunks(way.first, way.count, way.rows, way.chunk)
+            slot, row = in_chunks(way.first, way.sent, way.rows, way.chunk)
             return rows_of_tokens(self._wire(chunks, devices).reshape(row.size, -1), slot, row[:, None])
 
         def as_they_are(rows: Array) -> Array:
             room = jnp.zeros((way.rows, rows.shape[1]), rows.dtype)
             arrived, home = rows_of_tokens(rows, place, order[:, None]), swap(way.first, devices)
             return jax.lax.ragged_all_to_all(
-                arrived, room, way.came_first, way.came, home, way.count, axis_name=devices.axis
+                arrived, room, way.came_first, way.came, home, way.sent, axis_name=devices.axis
             )
 
         return self._by_platform(in_equal_chunks, as_they_are, devices)(rows)

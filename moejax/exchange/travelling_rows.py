@@ -18,14 +18,14 @@ class Way(NamedTuple):
     """Of one device: what it sends and what it gets.
 
     rows: M, how many rows it may have. room: how many it may get. Both are static.
-    first [n]: where the own rows for each device begin; count [n]: how many of them travel, from the first on.
+    first [n]: where the own rows for each device begin; sent [n]: how many of them travel, from the first on.
     received [n V]: rows from each device for each of the V own experts, sorted by expert; in the room device by device.
     """
 
     rows: int
     room: int
     first: Int[Array, "_"]
-    count: Int[Array, "_"]
+    sent: Int[Array, "_"]
     received: Int[Array, "_ _"]
 
     @property
@@ -55,7 +55,7 @@ def way_of(sizes: Int[Array, "_ _"], rows: int, receive_factor: float | None, de
     room = room_of(rows, n, receive_factor)
     kept = sizes if room == n * rows else _within(sizes, count, room, devices)
     travelling = jnp.sum(kept, axis=1, dtype=jnp.int32)
-    return Way(rows=rows, room=room, first=starts(count), count=travelling, received=swap(kept, devices))
+    return Way(rows=rows, room=room, first=starts(count), sent=travelling, received=swap(kept, devices))
 
 
 def room_of(rows: int, n: int, receive_factor: float | None) -> int:

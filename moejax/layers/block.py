@@ -63,14 +63,18 @@ class Block:
         token_ids: Int[Array, "B T"] | None = None,
         drop_path_rate: Float[Array, ""] | float | None = None,
     ) -> LayerOutput:
-        """The block's output, with state, losses, metrics and plan of its MoE layer. drop_path_rate: None for none."""
+        """The block's output, with state, losses, metrics and plan of its MoE layer, and its tokens before the mixer.
+
+        drop_path_rate: None for none.
+        """
         branch = self.attention.apply(
             params["attention"], _NORM.apply(params["norm_1"], x), key=maybe_named(key, "attention")
         )
         x = x + self._regularise(branch, "attention", key, drop_path_rate)
         hidden = _NORM.apply(params["norm_2"], x)
         out = apply_mixer(self.mixer, params, state, hidden, key=key, token_ids=token_ids)
-        return dataclasses.replace(out, tokens=x + self._regularise(out.tokens, "mixer", key, drop_path_rate))
+        tokens = x + self._regularise(out.tokens, "mixer", key, drop_path_rate)
+        return dataclasses.replace(out, tokens=tokens, shortcut=x)
 
     def _regularise(
         self, branch: Float[Array, "B T D"], name: str, key: PRNGKeyArray | None, rate: Any

@@ -18,7 +18,8 @@ from moejax.models.remat import Remat, rematerialised
 from moejax.sharding.constraints import over_batch
 
 ApplyBlock = Callable[..., LayerOutput]
-"""(block, params, state, x, key, extra) -> LayerOutput; `extra` is the layer's own entry of `extras`."""
+"""(block, params, state, x, key, extra) -> LayerOutput; `extra` is the layer's own entry of `extras`. Blocks with `reads_shortcut`
+also get shortcut=..., the previous block's tokens before its mixer."""
 
 
 class Blocks(NamedTuple):
@@ -65,6 +66,7 @@ def apply_blocks(
     remat: what the backward pass recomputes (models/remat.py). scan: stacked segments run as one scan, else unrolled.
     """
     extras = [None] * len(blocks) if extras is None else extras
+    carry = (x, x) if any(reads_shortcut(block) for block in blocks) else (x, None)
     beside: dict[str, _Beside] = {}
     new_state: dict[str, Any] = {}
 
@@ -81,11 +83,21 @@ def apply_blocks(
     for group in turns(segments_named(params, blocks)):
         length, trees = group[0].length, [params[segment.name] for segment in group]
         layers, given = [layer(segment) for segment in group], [inputs(segment) for segment in group]
-        x, found = apply_turns(layers, length, trees, x, given, unroll=not scan)
+        carry, found = apply_turns(layers, length, trees, carry, given, unroll=not scan)
         for segment, outs in zip(group, found, strict=True):
             new_state[segment.name] = outs[0].state if length == 1 else stack([out.state for out in outs])
             beside |= {f"block_{i:02d}": out for i, out in zip(segment.layers, outs, strict=True)}
-    return _gathered(x, new_state, beside)
+    return _gathered(carry[0], new_state, beside)
+
+
+def reads_shortcut(block: Any) -> bool:
+    """Whether a block asks for the previous block's tokens before its mixer."""
+    return getattr(block, "reads_shortcut", False)
+
+
+_Carry = tuple[
+    Float[Array, "B T D"], Float[Array, "B T D"] | None
+]  # tokens, and of the block before those before its mixer
 
 
 class _Beside(NamedTuple):
@@ -98,11 +110,13 @@ class _Beside(NamedTuple):
 
 
 def _apply_block(
-    block: Any, apply: ApplyBlock, return_plans: bool, params: Any, x: Float[Array, "B T D"], inputs: Any
-) -> tuple[Float[Array, "B T D"], _Beside]:
-    state, key, extra = inputs
-    out = apply(block, params, state, over_batch(x), key, extra)
-    return over_batch(out.tokens), _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
+    block: Any, apply: ApplyBlock, return_plans: bool, params: Any, carry: _Carry, inputs: Any
+) -> tuple[_Carry, _Beside]:
+    (x, shortcut), (state, key, extra) = carry, inputs
+    given = {"shortcut": over_batch(shortcut)} if shortcut is not None and reads_shortcut(block) else {}
+    out = apply(block, params, state, over_batch(x), key, extra, **given)
+    carry = over_batch(out.tokens), None if shortcut is None else over_batch(out.shortcut)
+    return carry, _Beside(out.state, out.losses, out.metrics, out.plan if return_plans else None)
 
 
 def _gathered(x: Float[Array, "B T D"], state: dict[str, Any], layers: dict[str, _Beside]) -> Blocks:

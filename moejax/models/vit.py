@@ -22,6 +22,7 @@ from moejax.layers.norms import LayerNorm
 from moejax.layers.pooling import AttentionPooling
 from moejax.layers.positions import sincos_2d
 from moejax.layers.projection import init_projection, project
+from moejax.layers.shortcut_block import ShortcutBlock
 from moejax.models.depth import apply_blocks, init_blocks
 from moejax.models.limits import check_groups, check_patches, check_pictures, check_sizes
 from moejax.models.placement import place
@@ -41,6 +42,7 @@ class VisionTransformer:
     pooling: 'cls' adds a class token in front | 'avg' | 'map' (attention pooling).
     representation_size: width of a tanh layer before the head, None for none. The head's kernel starts at zero, its
     bias at head_bias (such as -log(num_classes)).
+    shortcut: MoE layers read the previous block's tokens before its mixer, and add `moe.shared` of their own (layers/shortcut_block.py).
     drop_path_rate: stochastic depth, rising linearly from 0 to this rate at the last layer.
     remat: what the backward pass computes again (models/remat.py). scan: blocks of one kind run as one scan, else unrolled.
     dtype: of activations; parameters, norms, router and logits stay in float32.
@@ -62,6 +64,7 @@ class VisionTransformer:
     feed_forward: Experts | None = method("experts", default=None)
     moe: MoE | None = None
     moe_layers: str | tuple[int, ...] = "none"
+    shortcut: bool = False
     dropout_rate: float = 0.0
     attention_dropout_rate: float = 0.0
     drop_path_rate: float = 0.0
@@ -91,6 +94,11 @@ class VisionTransformer:
             raise SpecError(f"moe_layers={self.moe_layers!r} needs moe=..., the layer to put there (or 'none').")
         if self.moe is not None and not self.moe_indices:
             raise SpecError("moe is given but moe_layers='none'; say where, such as 'every2', or set moe=None.")
+        if self.shortcut and (not self.moe_indices or self.moe_indices[0] == 0):
+            raise SpecError(
+                f"shortcut=True reads the block before an MoE layer, but moe_layers={self.moe_layers!r} has "
+                + ("its first at 0; begin at 1." if self.moe_indices else "none.")
+            )
 
     # What the model is made of.
 
@@ -121,8 +129,13 @@ class VisionTransformer:
         """One spec per layer."""
         attention = Attention(num_heads=self.num_heads, qk_norm=self.qk_norm, dropout_rate=self.attention_dropout_rate)
         dense, moe = FeedForward(experts=self.dense_experts), self.moe_indices
-        mixers = (self.moe if i in moe and self.moe else dense for i in range(self.depth))
-        return tuple(Block(attention=attention, mixer=mixer, dropout_rate=self.dropout_rate) for mixer in mixers)
+        kind = ShortcutBlock if self.shortcut else Block
+        return tuple(
+            kind(attention=attention, mixer=self.moe, dropout_rate=self.dropout_rate)
+            if i in moe and self.moe
+            else Block(attention=attention, mixer=dense, dropout_rate=self.dropout_rate)
+            for i in range(self.depth)
+        )
 
     @property
     def pool(self) -> AttentionPooling:
@@ -240,9 +253,9 @@ class VisionTransformer:
 
 
 def _apply_block(
-    block: Block, params: Any, state: Any, x: Float[Array, "B T D"], key: PRNGKeyArray | None, rate: Any
+    block: Block, params: Any, state: Any, x: Float[Array, "B T D"], key: PRNGKeyArray | None, rate: Any, **given: Any
 ) -> LayerOutput:
-    return block.apply(params, state, x, key=key, drop_path_rate=rate)
+    return block.apply(params, state, x, key=key, drop_path_rate=rate, **given)
 
 
 EXAMPLES = (

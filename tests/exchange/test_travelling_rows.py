@@ -35,4 +35,4 @@ def test_room_by_hand():
 def test_one_device_always_has_room():
     way = way_of(jnp.array([[3, 2]], jnp.int32), 6, 1.0, Devices(size=1))
     assert (way.rows, way.room, way.chunk) == (6, 6, 6)
-    assert way.count.tolist() == [5] and way.received.tolist() == [[3, 2]] and way.came_first.tolist() == [0]
+    assert way.sent.tolist() == [5] and way.received.tolist() == [[3, 2]] and way.came_first.tolist() == [0]
