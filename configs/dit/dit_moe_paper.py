@@ -120,7 +120,7 @@ def moe(args: ConfigDict, fields: dict) -> dict:
         "noise_std": 0.0,
         "balance_loss_weight": 0.01,
         "balance_groups": "together",
-        "kernel_init": "kaiming_uniform",
+        "gate": {"name": "linear", "kernel_init": "kaiming_uniform"},
     }
     if args.intervals > 1:
         for field in ("noise_std", "balance_groups"):  # it has no noise and always balances over the batch

@@ -10,7 +10,7 @@ does inside its U-Net). SS-MoE's decoder and the distillation of Phased DMD are 
 
 import bisect
 import dataclasses
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from moejax.core.errors import SpecError
 from moejax.core.plans import Routed, TokenChoice
 from moejax.routing.capacity import TokenChoiceCapacity
+from moejax.routing.gates.contract import Gate
+from moejax.routing.gates.linear import Linear
 from moejax.routing.limits import check_not_negative, check_num_selected
-from moejax.routing.logits import init_kernel, linear_logits
 from moejax.routing.statistics import choice_load, router_metrics
 
 
@@ -33,6 +34,7 @@ class TimeGroupsRouter(TokenChoiceCapacity):
     num_experts: of all intervals together; interval i owns the experts i E / I to (i + 1) E / I.
     num_selected_experts: K, at most E / I. renormalize: the weights of the chosen sum to one.
     capacity_factor and its kin: see `capacity.TokenChoiceCapacity`; S K spread over the experts of one interval.
+    gate: what gives the scores, a method of `routing.gates`.
     balance_loss_weight: on the balance loss (`losses.balance_loss`) inside each interval, over all tokens of the batch,
         weighted by the tokens that the interval has.
     Times come as token_ids, in whole steps. Without them nothing is known of the time, and all E experts are open.
@@ -48,7 +50,7 @@ class TimeGroupsRouter(TokenChoiceCapacity):
     boundaries: tuple[int, ...] = ()
     renormalize: bool = False
     balance_loss_weight: float = 0.0
-    kernel_init: Literal["lecun_normal", "kaiming_uniform"] = "lecun_normal"
+    gate: Gate = dataclasses.field(default=Linear(), metadata={"room": "routing.gates"})
 
     def __post_init__(self) -> None:
         check_num_selected(self.num_selected_experts, self.num_experts)
@@ -88,8 +90,8 @@ class TimeGroupsRouter(TokenChoiceCapacity):
         return range(interval * self.experts_per_interval, (interval + 1) * self.experts_per_interval)
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
-        """{'kernel': [D E]} and no state."""
-        return {"kernel": init_kernel(key, dim, self.num_experts, self.kernel_init)}, {}
+        """The gate's parameters and no state."""
+        return self.gate.init(key, dim, self.num_experts), {}
 
     def route(
         self,
@@ -101,7 +103,7 @@ class TimeGroupsRouter(TokenChoiceCapacity):
         token_ids: Int[Array, "G S"] | None = None,
     ) -> Routed:
         """A TokenChoice; token_ids are time steps. Raises SpecError when the capacity rounds to zero."""
-        logits = linear_logits(x, params["kernel"])
+        logits = self.gate.logits(params, x)
         interval = None if token_ids is None else self._interval(token_ids)
         if interval is not None:
             owner = jnp.arange(self.num_experts, dtype=jnp.int32) // self.experts_per_interval

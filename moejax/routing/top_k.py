@@ -15,8 +15,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 from moejax.core.errors import SpecError
 from moejax.core.plans import Routed, TokenChoice
 from moejax.routing.capacity import TokenChoiceCapacity
+from moejax.routing.gates.contract import Gate
+from moejax.routing.gates.laplace import Laplace
+from moejax.routing.gates.linear import Linear
 from moejax.routing.limits import check_not_negative, check_num_selected
-from moejax.routing.logits import add_noise, init_kernel, linear_logits
+from moejax.routing.logits import add_noise
 from moejax.routing.losses import (
     balance_loss,
     device_balance_loss,
@@ -48,7 +51,7 @@ class TopKRouter(TokenChoiceCapacity):
     balance_groups: 'each': the balance and device-level losses are those of every group by itself, their mean; 'together': of all
         tokens of the batch at once, on a mesh of the batch of all devices. The sequence-level loss, DeepSeek-V3's, is always that
         of every group, which is a sequence where the layer's group_size is None.
-    kernel_init: 'lecun_normal' or 'kaiming_uniform'; see `logits.init_kernel`.
+    gate: what gives the scores, a method of `routing.gates`: linear ones without bias by default.
     bias_update_rate: above 0, a bias per expert is added to the scores for selection only; each training call moves it
         by this rate, up for experts below the mean load and down for those above.
 
@@ -74,7 +77,7 @@ class TopKRouter(TokenChoiceCapacity):
     z_loss_weight: float = 0.0
     bias_update_rate: float = 0.0
     balance_groups: Literal["each", "together"] = "each"
-    kernel_init: Literal["lecun_normal", "kaiming_uniform"] = "lecun_normal"
+    gate: Gate = dataclasses.field(default=Linear(), metadata={"room": "routing.gates"})
 
     def __post_init__(self) -> None:
         check_num_selected(self.num_selected_experts, self.num_experts)
@@ -109,9 +112,9 @@ class TopKRouter(TokenChoiceCapacity):
         return self.always_dropless or (self.num_selected_experts == 1 and by_position)
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
-        """{'kernel': [D E]} and {'bias': [E]} (or {} when no bias balances)."""
+        """The gate's parameters, and {'bias': [E]} (or {} when no bias balances)."""
         bias = {"bias": jnp.zeros((self.num_experts,), jnp.float32)} if self.bias_update_rate else {}
-        return {"kernel": init_kernel(key, dim, self.num_experts, self.kernel_init)}, bias
+        return self.gate.init(key, dim, self.num_experts), bias
 
     def route(
         self,
@@ -123,7 +126,7 @@ class TopKRouter(TokenChoiceCapacity):
         token_ids: Int[Array, "G S"] | None = None,
     ) -> Routed:
         """A TokenChoice. Raises SpecError when the capacity rounds to zero. `token_ids` are not used."""
-        clean = linear_logits(x, params["kernel"])
+        clean = self.gate.logits(params, x)
         noisy = add_noise(key, clean, self._noise())
         log_scores = self._log_scores(noisy)
         expert = self._select(log_scores, state)
@@ -238,7 +241,7 @@ EXAMPLES = (
         scores="sigmoid",
         renormalize=True,
         bias_update_rate=0.01,
-        kernel_init="kaiming_uniform",
+        gate=Linear(kernel_init="kaiming_uniform"),
     ),
     TopKRouter(
         num_experts=4,
@@ -251,4 +254,5 @@ EXAMPLES = (
         capacity_multiple=2,
     ),
     TopKRouter(num_experts=4, num_selected_experts=2, noise_std=0.0, capacity_factor=1.0, eval_overflow="reroute"),
+    TopKRouter(num_experts=4, num_selected_experts=2, renormalize=True, gate=Laplace()),
 )

@@ -86,7 +86,9 @@ class Processes:
             self._wait_for(found.coordinator, found.index, found.count)
         elif found.coordinator is not None:
             # Where the others do not come, jax ends this process with a trace of its own.
-            waits = f"process 0 of {found.count} listens at {found.coordinator} and waits {self.patience} s for the others"
+            waits = (
+                f"process 0 of {found.count} listens at {found.coordinator} and waits {self.patience} s for the others"
+            )
             print(waits, file=sys.stderr, flush=True)
         try:
             jax.distributed.initialize(

@@ -69,9 +69,9 @@ def cells(fitted: MixingMeasure, true: MixingMeasure) -> Int[np.ndarray, "E"]:
 
 
 def voronoi_loss(
-    fitted: MixingMeasure, true: MixingMeasure, powers: Powers, *, num_selected: int | None = None
+    fitted: MixingMeasure, true: MixingMeasure, powers: Powers, *, num_selected_experts: int | None = None
 ) -> VoronoiLoss:
-    """The loss as the measures are. num_selected: K of a top-K gate, whose loss is the largest sum over K cells; None: all.
+    """The loss as the measures are. num_selected_experts: K of a top-K gate, whose loss is the largest sum over K cells; None: all.
 
     Raises SpecError where `powers` misses an entry of the atoms.
     """
@@ -86,12 +86,12 @@ def voronoi_loss(
         sums[cell] += mass[atom] * sum(distance[name][atom] ** power[name] for name in distance)
     off = np.abs(np.bincount(index, mass, len(sums)) - np.exp(true.log_mass))
     errors = {name: _largest(values, index, len(sums)) for name, values in distance.items()} | {"mass": off}
-    total = np.sort(sums + off)[::-1][: num_selected or len(sums)]
+    total = np.sort(sums + off)[::-1][: num_selected_experts or len(sums)]
     return VoronoiLoss(float(np.sum(total)), index, errors, fitted)
 
 
 def aligned_loss(
-    fitted: MixingMeasure, true: MixingMeasure, powers: Powers, *, num_selected: int | None = None
+    fitted: MixingMeasure, true: MixingMeasure, powers: Powers, *, num_selected_experts: int | None = None
 ) -> VoronoiLoss:
     """The smallest `voronoi_loss` over translations of the gates, which change no softmax.
 
@@ -99,16 +99,16 @@ def aligned_loss(
     Deviations: the smallest over candidates: those that make a cell's mass and mean gate, for some cell, equal the truth's.
     """
     candidates = (fitted.translated(*shift) for shift in _translations(fitted, true))
-    found = (voronoi_loss(one, true, powers, num_selected=num_selected) for one in candidates)
+    found = (voronoi_loss(one, true, powers, num_selected_experts=num_selected_experts) for one in candidates)
     return min(found, key=lambda loss: loss.loss)
 
 
-def total_cell_size(index: Int[np.ndarray, "E"], num_true: int, num_selected: int) -> int:
-    """The most fitted atoms that any `num_selected` cells hold: a fitted top-K gate must select as many.
+def total_cell_size(index: Int[np.ndarray, "E"], num_true: int, num_selected_experts: int) -> int:
+    """The most fitted atoms that any `num_selected_experts` cells hold: a fitted top-K gate must select as many.
 
     Source: Nguyen et al. 2024 ("Top-K sparse softmax gating"), section 3.2.
     """
-    return int(np.sort(np.bincount(index, minlength=num_true))[::-1][:num_selected].sum())
+    return int(np.sort(np.bincount(index, minlength=num_true))[::-1][:num_selected_experts].sum())
 
 
 def _translations(fitted: MixingMeasure, true: MixingMeasure) -> Iterator[tuple[float, Any]]:

@@ -8,7 +8,16 @@ import pytest
 
 from moejax.core.spec import build_method, methods
 
-METHOD_ROOMS = ("routing", "exchange", "experts", "tasks", "compress", "diffusion.processes", "diffusion.samplers")
+METHOD_ROOMS = (
+    "routing",
+    "routing.gates",
+    "exchange",
+    "experts",
+    "tasks",
+    "compress",
+    "diffusion.processes",
+    "diffusion.samplers",
+)
 ROUTERS = {"top_k", "expert_choice", "soft", "merge", "hash", "uniform"}
 EXPERTS = {
     "mlp",

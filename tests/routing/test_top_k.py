@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from moejax.core.errors import SpecError
 from moejax.core.spec import build_method
+from moejax.routing.gates.linear import Linear
 from moejax.routing.logits import add_noise
 from moejax.routing.top_k import TopKRouter
 
@@ -213,6 +214,8 @@ def test_groups_are_balanced_each_or_together():
 
 
 def test_kaiming_uniform_kernels_lie_within_one_over_the_root_of_the_width():
-    kernel = TopKRouter(num_experts=64, kernel_init="kaiming_uniform").init(jax.random.key(0), 100)[0]["kernel"]
+    kernel = TopKRouter(num_experts=64, gate=Linear(kernel_init="kaiming_uniform")).init(jax.random.key(0), 100)[0][
+        "kernel"
+    ]
     assert 0.099 < np.abs(kernel).max() <= 0.1  # kaiming with slope sqrt(5): sqrt(6 / (1 + 5)) / sqrt(100)
     np.testing.assert_allclose(np.std(kernel), 0.1 / np.sqrt(3), rtol=0.03)

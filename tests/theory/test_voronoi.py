@@ -40,7 +40,7 @@ def test_two_atoms_in_a_cell_count_to_powers_four_and_two():
 
 def test_a_top_one_loss_is_that_of_the_worst_cell():
     fitted = measure((0.5, 1.0, 1.0, 2.5, 0.25), (0.0, 0.0, -1.0, -2.1, 0.36))
-    assert voronoi_loss(fitted, TRUE, LOCATION_SCALE, num_selected=1).loss == pytest.approx(np.exp(0.5) * 0.5)
+    assert voronoi_loss(fitted, TRUE, LOCATION_SCALE, num_selected_experts=1).loss == pytest.approx(np.exp(0.5) * 0.5)
 
 
 def test_an_empty_cell_misses_its_mass():

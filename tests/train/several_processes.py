@@ -38,7 +38,8 @@ def start(folder, count, *flags, devices=1, model="vmoe"):
     processes = []
     for index in range(count):
         env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-        env |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}"}
+        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+        env |= {"XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}"}
         env |= {
             "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
