@@ -144,6 +144,11 @@ def test_the_router_of_contributing_passes_the_conformance_tests(root, tmp_path)
     assert passed > 5, "the conformance tests did not find it"
 
 
+def test_the_gates_of_the_table_are_those_there_are(root):
+    table = (root / "README.md").read_text().split("| gate | scores | source |")[1].split("\n\n")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", table, flags=re.M)) == methods("routing.gates").keys()
+
+
 def test_the_exchanges_of_the_table_are_those_there_are(root):
     text = (root / "README.md").read_text("utf-8")
     section = text[text.index("## Many devices") :]
