@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from moejax.core.plans import TokenChoice
 from moejax.exchange.all_to_all import AllToAll
+from moejax.exchange.least_loaded import LeastLoaded
 from moejax.exchange.on_devices import bank_specs
 from moejax.experts.mlp import MlpExperts
 from moejax.sharding.mesh import BATCH_AXES, MeshSpec
@@ -67,3 +68,10 @@ def test_rows_travel_as_they_are():
 def test_two_levels_travel_in_chunks():
     text = compiled_text(AllToAll(group=4), data=1, expert=8)
     assert "ragged-all-to-all(" not in text and " all-to-all(" in text
+
+
+def test_what_spills_travels_as_it_is():
+    text = compiled_text(LeastLoaded(min_rows=1, receive_factor=2.0), data=1, expert=8)
+    assert len(re.findall(r"= \S+ ragged-all-to-all\(", text)) >= 4
+    room = 2 * G // 8 * S * K
+    assert f"f32[{room},{D}]" in text and f"f32[{4 * room},{D}]" not in text  # twice the own rows, not eight times
