@@ -37,9 +37,12 @@ class Collective:
 def collectives(hlo: str) -> list[Collective]:
     """Those of a compiled module's text, in the order of the text, callers after what they call.
 
-    Raises SpecError as `operations`, and where the devices of a group are not to be read.
+    Raises SpecError as `operations`, for one in a loop whose number of rounds is not known, and where the devices of a group
+    are not to be read.
     """
     found = operations(hlo, lambda kind, _: kind.removesuffix("-start") in KINDS)
+    if any(not operation.bounded for operation in found):
+        raise SpecError("a loop around a collective runs an unknown number of times; its bytes cannot be counted.")
     partitions = re.search(r"^HloModule .*\bnum_partitions=(\d+)", hlo, re.MULTILINE)
     return [_collective(operation, int(partitions[1]) if partitions else None) for operation in found]
 

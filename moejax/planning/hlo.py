@@ -41,7 +41,7 @@ class Array:
 class Operation:
     """kind: its opcode. result: arrays that it gives. operands: arrays that it takes. rest: operands and attributes as text.
 
-    times: how often it runs.
+    times: how often it runs. bounded: False in a loop that goes round as often as the data say; such a loop counts once.
     """
 
     kind: str
@@ -49,6 +49,7 @@ class Operation:
     operands: tuple[Array, ...]
     rest: str
     times: int = 1
+    bounded: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,7 @@ class _Line:
 def operations(hlo: str, wanted: Callable[[str, str], bool]) -> list[Operation]:
     """The operations for which `wanted(kind, rest)` holds, in the order of the text, callers after what they call.
 
-    Of a conditional every branch counts. Raises SpecError for a text without an entry, and for a loop around such an
-    operation whose number of rounds is not known.
+    Of a conditional every branch counts. Raises SpecError for a text without an entry.
     """
     computations = dict(_computations(hlo))
     entry = re.search(r"^ENTRY %?([\w.\-]+)", hlo, re.MULTILINE)
@@ -103,7 +103,10 @@ def _of(name: str, computations: dict[str, list[_Line]], wanted: Callable[[str, 
             continue
         inner = [found for called in _called(line.rest) for found in _of(called, computations, wanted)]
         times = _rounds(line.rest, computations) if line.kind == "while" and inner else 1
-        yield from (dataclasses.replace(found, times=found.times * times) for found in inner)
+        for found in inner:
+            yield dataclasses.replace(
+                found, times=found.times * (times or 1), bounded=found.bounded and times is not None
+            )
 
 
 def _operands(rest: str) -> list[str]:
@@ -122,14 +125,15 @@ def _called(rest: str) -> list[str]:
     return [*_CALLED.findall(rest), *branches]
 
 
-def _rounds(rest: str, computations: dict[str, list[_Line]]) -> int:
-    """As the compiler says, or else the one whole number that the loop's condition compares with: scans count from 0."""
+def _rounds(rest: str, computations: dict[str, list[_Line]]) -> int | None:
+    """As the compiler says, or else the one whole number that the loop's condition compares with: scans count from 0.
+
+    None where there is no such number.
+    """
     if found := _TRIPS.search(rest):
         return int(found[1])
     condition = re.search(r"\bcondition=%?([\w.\-]+)", rest)
     lines = computations.get(condition[1], []) if condition else []
     scalars = [line for line in lines if line.kind == "constant" and re.match(r"[su]32\[\]", line.result)]
     limits = [int(found[1]) for line in scalars if (found := re.match(r"(\d+)\)", line.rest))]
-    if len(limits) != 1:
-        raise SpecError("a loop around what is counted runs an unknown number of times; it cannot be counted.")
-    return limits[0]
+    return limits[0] if len(limits) == 1 else None

@@ -24,7 +24,7 @@ class Products:
     """Of one device and one run of the program. dense: of matrix products and convolutions.
 
     kernels: of kernels over rows, for the rows that there are. again: of both, what the backward pass computes a second time.
-    unknown: kernels that do not state what they cost.
+    unknown: kernels that do not state what they cost, and products in loops that go round as often as the data say.
     """
 
     dense: float
@@ -34,7 +34,7 @@ class Products:
 
     @property
     def total(self) -> float | None:
-        """None where a kernel does not state its cost."""
+        """None where something is unknown."""
         return None if self.unknown else self.dense + self.kernels
 
 
@@ -47,6 +47,9 @@ def products(hlo: str, *, rows: int | None = None) -> Products:
     dense = kernels = again = 0.0
     unknown = 0
     for operation in operations(hlo, _wanted):
+        if not operation.bounded:
+            unknown += 1
+            continue
         if operation.kind != "custom-call" or any(name in operation.rest for name in _LIBRARY):
             flops = operation.times * _product(operation)
             dense += flops

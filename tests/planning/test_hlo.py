@@ -48,10 +48,10 @@ def test_bodies_of_loops_run_as_often_as_they_go_round():
     assert found[0] == Operation("dot", (Array("f32", (2, 4)),), matrices, found[0].rest, 7)
 
 
-def test_loops_around_nothing_that_counts_need_no_limit():
-    assert operations(TEXT.replace("constant(7)", "parameter(0)"), lambda kind, _: kind == "sort") == []
-    with pytest.raises(SpecError, match="unknown number of times"):
-        operations(TEXT.replace("constant(7)", "parameter(0)"), dots)
+def test_loops_that_the_data_end_count_once_and_say_so():
+    endless = TEXT.replace("constant(7)", "parameter(0)")
+    assert [(found.times, found.bounded) for found in operations(endless, dots)] == [(1, False), (1, True)]
+    assert all(found.bounded for found in operations(TEXT, dots))
 
 
 def test_arrays():

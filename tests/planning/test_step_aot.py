@@ -1,0 +1,82 @@
+"""A small sharded training step compiled for eight TPU chips and eight H100s that are not here, and what plan reads off it."""
+
+import dataclasses
+
+import pytest
+
+from moejax.core.spec import build_method
+from moejax.evals.summary import summarise
+from moejax.planning import chips
+from moejax.planning.estimate import estimate, verdict
+from moejax.planning.step import batch_shapes, compile_step, rows_per_chip
+from moejax.sharding.mesh import MeshSpec
+from moejax.tasks.classification import Classification
+from moejax.train.optimizers import Optimizer
+from moejax.train.program import Program
+from moejax.train.spec import Train
+
+BATCH, MESH = 16, MeshSpec(data=1, fsdp=2, expert=4)
+SIZES = {
+    "image_size": 32,
+    "patch_size": 8,
+    "dim": 128,
+    "depth": 2,
+    "num_heads": 2,
+    "mlp_dim": 512,
+    "num_classes": 7,
+    "dtype": "bfloat16",
+}
+MACHINES = [
+    pytest.param(
+        name, marks=pytest.mark.skipif(not chips.can_compile(name), reason=f"no compiler for {name}; extra [{extra}]")
+    )
+    for name, extra in (("v5e:2x4", "tpu-aot"), ("h100:1x8", "gpu-aot"))
+]
+
+
+def model(capacity):
+    router = {"name": "top_k", "num_experts": 8, "num_selected_experts": 2, "capacity_factor": capacity}
+    moe = {"router": router, "experts": {"name": "mlp", "expert_dim": 512}}
+    return build_method("models", {"name": "vit", "moe": moe, "moe_layers": "every2", "pooling": "avg"} | SIZES)
+
+
+def compiled(topology, capacity):
+    spec = model(capacity)
+    task = Classification(model=spec)
+    mesh = MESH.build(chips.devices(topology))
+    program = Program(task, Optimizer(), Train(steps=10, mesh=MESH), seed=0, batch_size=BATCH, mesh=mesh)
+    return spec, compile_step(program, batch_shapes(spec, BATCH), rows=rows_per_chip(spec, BATCH, 8))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", MACHINES)
+def test_step_of_fixed_buffers(topology):
+    spec, made = compiled(topology, 1.0)
+    assert made.out_of_memory is None and made.peak > sum(made.held.values())
+    # Of two pictures with 8 experts of 4 slots of 128 numbers, 3/4 leave: there, back, and the gradients alike.
+    swaps = sum(one.sent for one in made.collectives if one.kind == "all-to-all")
+    assert swaps == 4 * 2 * 8 * 4 * 128 * 2 * 3 / 4
+    assert made.compiler_seconds is None  # GPUs have none; on TPU it means nothing beside asynchronous operations
+    cost = summarise(spec, batch_size=BATCH)
+    arithmetic = cost.total("step_flops_per_example") + cost.total("step_padding_flops_per_example")
+    assert made.products.unknown == 0
+    assert 0.95 < made.products.total / (arithmetic * BATCH / 8) < 1.1
+
+    chip = chips.parse(topology)[0]
+    given = {"padding_flops": 0.0, "again_flops": 0.0, "activated_flops": 1.0, "activation_bytes": 0.0}
+    assert estimate("", made, chip, **given).fits
+    # A compiler for GPUs never says that memory runs out: it is compared with the chip's.
+    small = dataclasses.replace(chip, memory=made.peak - 1)
+    assert "short by" in verdict(estimate("", made, small, **given))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", MACHINES)
+def test_step_of_rows(topology):
+    spec, made = compiled(topology, None)
+    rows = sum(one.sent for one in made.collectives if one.kind == "ragged-all-to-all")
+    # 2 pictures of 16 tokens of 2 choices: 64 rows of 128 numbers there, back, and the gradients alike, 3/4 of them away.
+    assert rows == 4 * 64 * 128 * 2 * 3 / 4
+    if made.products.unknown == 0:  # kernels for GPUs do not state their costs
+        arithmetic = summarise(spec, batch_size=BATCH).total("step_flops_per_example") * BATCH / 8
+        assert 0.95 < made.products.total / arithmetic < 1.15
