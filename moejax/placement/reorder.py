@@ -16,7 +16,15 @@ from moejax.core.tree import map_with_names
 from moejax.linear.expert_axis import take_experts
 
 # Leaves of routers and their state: the axis of the experts, None where there is none. 'table' holds numbers of experts.
-EXPERT_AXES = {"kernel": 1, "noise_kernel": 1, "mu": 1, "bias": 0, "scale": None}
+EXPERT_AXES = {
+    "kernel": 1,
+    "noise_kernel": 1,
+    "log_scale": 1,
+    "mu": 1,
+    "bias": 0,
+    "scale": None,
+    "log_temperature": None,
+}
 
 
 def reorder_layer(params: Mapping[str, Any], state: Any, order: Sequence[int]) -> tuple[dict[str, Any], Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method, build_spec
+from moejax.core.spec import build_method, build_spec, examples
 from moejax.experts.mlp import MlpExperts
 from moejax.layers.moe import MoE
 from moejax.models.vit import VisionTransformer
@@ -44,6 +44,15 @@ def test_a_layer_computes_the_same(fields):
     np.testing.assert_allclose(after.tokens, before.tokens, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(after.metrics["load"], np.asarray(before.metrics["load"])[ORDER], rtol=1e-6)
     np.testing.assert_array_equal(moved["experts"]["up_bias"], params["experts"]["up_bias"][np.array(ORDER)])
+
+
+@pytest.mark.parametrize("name, gate", examples("routing.gates"))
+def test_the_scores_of_every_gate_go_with_their_experts(name, gate):
+    router = jax.tree.map(lambda leaf: leaf + drawn(leaf.shape), gate.init(jax.random.key(0), 8, 4))
+    x = jax.random.normal(jax.random.key(1), (1, 3, 8))
+    moved = reorder_layer({"router": router, "experts": {}}, {}, ORDER)[0]["router"]
+    wanted = np.asarray(gate.logits(router, x))[..., np.array(ORDER)]
+    np.testing.assert_allclose(gate.logits(moved, x), wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.slow
