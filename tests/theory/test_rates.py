@@ -1,0 +1,49 @@
+"""Slopes of errors that are known, their intervals, and what is refused."""
+
+import numpy as np
+import pytest
+
+from moejax.core.errors import SpecError
+from moejax.theory.rates import rate
+
+SIZES = (100, 1000, 10_000, 100_000)
+
+
+def noisy(slope, constant, replicates, seed):
+    draw = np.random.default_rng(seed)
+    return {n: constant * n**slope * np.abs(draw.standard_normal(replicates)) for n in SIZES}
+
+
+def test_an_exact_law_has_its_slope_and_constant():
+    errors = {n: np.full(6, 7.0 * n**-0.25) for n in SIZES}
+    for summary in ("mean", "median", "q90"):
+        found = rate(errors, summary=summary)
+        assert found.slope == pytest.approx(-0.25) and found.constant == pytest.approx(7.0)
+        assert found.interval == pytest.approx((-0.25, -0.25))
+    assert found.sizes == SIZES and found.replicates == (6, 6, 6, 6) and found.failed == 0
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    held = 0
+    for seed in range(200):
+        low, high = rate(noisy(-0.5, 3.0, 40, seed), resamples=300, seed=seed).interval
+        held += low <= -0.5 <= high
+    assert 0.88 <= held / 200 <= 0.99
+
+
+def test_fits_that_failed_are_counted():
+    errors = noisy(-0.5, 1.0, 20, 0)
+    errors[100][:3], errors[1000][5] = np.nan, np.inf
+    found = rate(errors)
+    assert found.failed == 4 and found.replicates == (17, 19, 20, 20)
+
+
+def test_too_little_for_an_interval_is_refused():
+    errors = noisy(-0.5, 1.0, 20, 0)
+    with pytest.raises(SpecError, match="2 sizes give no interval of a slope; use at least 3"):
+        rate({n: errors[n] for n in SIZES[:2]})
+    errors[100][:16] = np.nan
+    with pytest.raises(SpecError, match="4 finite errors of 20 replicates at n=100"):
+        rate(errors)
+    with pytest.raises(SpecError, match="an error is zero in the summary"):
+        rate({n: np.zeros(9) for n in SIZES})
