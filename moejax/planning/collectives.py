@@ -55,11 +55,10 @@ def bytes_by_kind(found: list[Collective]) -> dict[str, float]:
 def _collective(operation: Operation, everybody: int | None) -> Collective:
     kind = operation.kind.removesuffix("-start")
     sizes = [array.bytes for array in operation.result]
-    if operation.kind != kind and kind == "all-gather":  # the operands, then the results
-        sizes = sizes[len(sizes) // 2 :]
-    elif operation.kind != kind and kind == "collective-permute":  # operand, result, and what the hardware needs
-        sizes = sizes[1:2]
-    elif kind == "ragged-all-to-all":  # rows, the room that they go to, and four lists of numbers
+    if operation.kind != kind and kind != "all-reduce":  # the operands, the results, and what the hardware needs
+        operands = len(operation.operands) or (1 if kind == "collective-permute" else len(sizes) // 2)
+        sizes = sizes[operands : 2 * operands]
+    if kind == "ragged-all-to-all":  # rows, the room that they go to, and four lists of numbers
         sizes = [min(operation.operands[0].bytes, operation.operands[1].bytes)]
     devices = _group_size(operation.rest, everybody)
     size = sum(sizes) * (devices if kind == "reduce-scatter" else 1)

@@ -141,7 +141,8 @@ def _cells(one: Estimate) -> tuple[str, ...]:
     times = (f"{1e3 * second:.2f}" for second in seconds)
     compiler = "n/a" if one.compiler_seconds is None else f"{1e3 * one.compiler_seconds:.2f}"
     bound = one.bound_by + ("" if one.fits else ", does not fit")
-    flops = f"{one.flops:.3g}", f"{one.executed_of_activated:.3f}", f"{one.again_flops / one.activated_flops:.3f}"
+    ratio = f"{one.executed_of_activated:.3f}" + ("" if one.counted or one.peak is None else " (arithmetic)")
+    flops = f"{one.flops:.3g}", ratio, f"{one.again_flops / one.activated_flops:.3f}"
     return (one.mesh, *map(gib, sizes), *flops, *times, compiler, bound)
 
 

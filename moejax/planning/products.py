@@ -16,7 +16,7 @@ import numpy as np
 from moejax.planning.hlo import Operation, operations
 
 _KERNELS = ("tpu_custom_call", "mosaic_gpu", "__gpu$xla.gpu.triton")
-_LIBRARY = ("__cublas$gemm", "__cublas$lt$matmul")
+_LIBRARY = ("__cublas$gemm", "__cublas$lt$matmul", "__cudnn$conv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,21 +71,28 @@ def _wanted(kind: str, rest: str) -> bool:
 
 
 def _product(operation: Operation) -> float:
-    if operation.kind == "convolution":
-        return _convolution(operation)
+    if operation.kind == "convolution" or "__cudnn$conv" in operation.rest:
+        return _convolution(*_conv_sides(operation), operation.rest)
     contracted = re.search(r'lhs_contracting_(?:dims=\{|dimensions":\[)([\d,"]*)', operation.rest)
     axes = [int(axis) for axis in re.findall(r"\d+", contracted[1])] if contracted else []
     left = operation.operands[0].shape
     return 2.0 * math.prod(operation.result[0].shape) * math.prod(left[axis] for axis in axes)
 
 
-def _convolution(operation: Operation) -> float:
-    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", operation.rest)
+def _conv_sides(operation: Operation) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shapes of the input and the output; of a library's gradients those of the convolution that they are of."""
+    first, second, result = operation.operands[0].shape, operation.operands[1].shape, operation.result[0].shape
+    if "convBackwardFilter" in operation.rest:
+        return first, second
+    return (result, first) if "convBackwardInput" in operation.rest else (first, result)
+
+
+def _convolution(left: tuple[int, ...], result: tuple[int, ...], rest: str) -> float:
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest)
     assert labels is not None
     inputs, _, outputs = labels.groups()
-    left, result = operation.operands[0].shape, operation.result[0].shape
-    groups = {name: _number(rf"{name}=(\d+)", operation.rest) for name in ("feature_group_count", "batch_group_count")}
-    window = _window(operation.rest, sum(letter.isdigit() for letter in inputs))
+    groups = {name: _number(rf"{name}=(\d+)", rest) for name in ("feature_group_count", "batch_group_count")}
+    window = _window(rest, sum(letter.isdigit() for letter in inputs))
     positions = math.prod(
         _positions(left[inputs.index(str(i))], result[outputs.index(str(i))], **axis) for i, axis in enumerate(window)
     )

@@ -62,11 +62,15 @@ class MeshSpec:
         sizes, types = self.solved(len(devices)), (AxisType.Auto,) * len(AXIS_NAMES)
         slices = len({getattr(device, "slice_index", 0) for device in devices})
         if slices == 1:
-            return jax.make_mesh(sizes, AXIS_NAMES, axis_types=types, devices=devices)
+            try:
+                return jax.make_mesh(sizes, AXIS_NAMES, axis_types=types, devices=devices)
+            except NotImplementedError:  # eight devices of a cube of 4 x 4 x 4 are one side of it and half of another
+                grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+                return Mesh(grid, AXIS_NAMES, axis_types=types)
         if sizes[0] % slices:
             raise SpecError(f"mesh {self.named}: data={sizes[0]} must be a multiple of the {slices} slices.")
         within = (sizes[0] // slices, *sizes[1:])
-        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices)
+        grid = mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
         return Mesh(grid, AXIS_NAMES, axis_types=types)
 
     def abstract(self, num_devices: int) -> AbstractMesh:

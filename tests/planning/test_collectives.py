@@ -90,6 +90,22 @@ def test_ways_to_write_groups(groups, devices):
     assert collectives(text) == [Collective("all-reduce", 40, devices, 1)]
 
 
+def test_beginnings_name_operands_and_results():
+    lines = [
+        "  %x = f32[8,4]{1,0} parameter(0)",
+        "  %y = f32[16]{0} parameter(1)",
+        "  %a = ((f32[8,4], f32[16]), (f32[2,4], f32[4])) reduce-scatter-start(%x, %y), replica_groups=[1,4]<=[4], to_apply=%add",
+        "  %b = ((f32[8,4]), f32[8,4], u32[]) all-to-all-start(%x), replica_groups=[1,4]<=[4], dimensions={0}",
+        "  %c = (f32[8,4], f32[16]) all-reduce-start(%x, %y), replica_groups=[1,4]<=[4], to_apply=%add",
+    ]
+    text = "HloModule m, num_partitions=4\n\nENTRY %main (x: f32[10]) -> f32[10] {\n" + "\n".join(lines) + "\n}\n"
+    assert collectives(text) == [
+        Collective("reduce-scatter", 4 * (32 + 16), 4, 1),
+        Collective("all-to-all", 128, 4, 1),
+        Collective("all-reduce", 192, 4, 1),
+    ]
+
+
 def test_ragged_rows_fill_the_smaller_side():
     lines = [
         "  %rows = bf16[6,4]{1,0} parameter(0)",

@@ -69,7 +69,7 @@ def test_table():
     rows = table([estimate("data=4", STEP, CHIP, **COSTS)]).splitlines()
     assert (
         rows[2]
-        == "| data=4 | 0.28 GiB | 0.47 GiB | 8.58 MiB | 2e+09 | 1.111 | 0.000 | 2.00 | 8.00 | 0.90 | n/a | memory |"
+        == "| data=4 | 0.28 GiB | 0.47 GiB | 8.58 MiB | 2e+09 | 1.111 (arithmetic) | 0.000 | 2.00 | 8.00 | 0.90 | n/a | memory |"
     )
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from moejax.planning.products import Products, products
 
@@ -36,6 +37,22 @@ def test_convolution_by_hand():
     line = "%c = f32[2,5,6]{2,1,0} convolution(%a, %b), window={size=3 pad=1_1}, dim_labels=b0f_0io->b0f"
     text = module("%a = f32[2,5,4]{2,1,0} parameter(0)", "%b = f32[3,4,6]{2,1,0} parameter(1)", line)
     assert products(text).dense == 2 * 13 * 4 * 6 * 2
+
+
+@pytest.mark.parametrize(
+    ("target", "given", "result"),
+    [
+        ("convForward", ("f32[2,5,4]", "f32[3,4,6]"), "f32[2,5,6]"),
+        ("convBackwardFilter", ("f32[2,5,4]", "f32[2,5,6]"), "f32[3,4,6]"),
+        ("convBackwardInput", ("f32[2,5,6]", "f32[3,4,6]"), "f32[2,5,4]"),
+    ],
+)
+def test_library_convolutions_of_a_gpu(target, given, result):
+    lines = [
+        f"%{name} = {shape}{{2,1,0}} parameter({i})" for i, (name, shape) in enumerate(zip("ab", given, strict=True))
+    ]
+    call = f"%c = ({result}{{2,1,0}}, u8[16]{{0}}) custom-call(%a, %b), window={{size=3 pad=1_1}}, dim_labels=b0f_0io->b0f, "
+    assert products(module(*lines, f'{call}custom_call_target="__cudnn${target}"')).dense == 2 * 13 * 4 * 6 * 2
 
 
 def test_batched_product_as_a_tpu_writes_it():

@@ -48,6 +48,16 @@ def compiled(topology, capacity):
     return spec, compile_step(program, batch_shapes(spec, BATCH), rows=rows_per_chip(spec, BATCH, 8))
 
 
+@pytest.mark.skipif(not chips.can_compile("v5p:4x4x4"), reason="no compiler for v5p:4x4x4; extra [tpu-aot]")
+def test_axes_may_take_a_side_and_a_half():
+    mesh = MeshSpec(data=1, fsdp=8, expert=8).build(chips.devices("v5p:4x4x4"))
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 8, "expert": 8, "model": 1}
+    assert len({device.id for device in mesh.devices.flat}) == 64
+    for ring in mesh.devices.reshape(8, 8):  # the experts' devices are neighbours: within two steps along each side
+        spread = [max(device.coords[i] for device in ring) - min(device.coords[i] for device in ring) for i in range(3)]
+        assert sorted(spread) in ([0, 1, 3], [1, 1, 1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("topology", MACHINES)
 def test_step_of_fixed_buffers(topology):
