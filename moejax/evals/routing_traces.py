@@ -94,7 +94,7 @@ def record(
     def plans(params: Any, state: Any, images: jax.Array) -> dict[str, Any]:
         return model.apply(params, state, images, return_plans=True).plans
 
-    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    parts: list[tuple[np.ndarray, ...]] = []
     blocks: tuple[str, ...] = ()
     experts = 0
     for batch in batches:
@@ -125,8 +125,8 @@ def save(path: str | Path, trace: RoutingTrace) -> None:
         {
             "choices": trace.choices.astype(narrow),
             "gates": trace.gates.astype(np.float32),
-            "num_experts": np.int64(trace.num_experts),
-            "tokens_per_sequence": np.int64(trace.tokens_per_sequence),
+            "num_experts": np.asarray(trace.num_experts),
+            "tokens_per_sequence": np.asarray(trace.tokens_per_sequence),
             "blocks": np.asarray(trace.blocks),
             "source": np.asarray(trace.source),
         },
