@@ -20,6 +20,7 @@ def vit(router):
     return build_spec(VisionTransformer, FIELDS | {"moe": moe})
 
 
+@pytest.mark.slow
 def test_rows():
     model = vit({"name": "top_k", "num_selected_experts": 2, "noise_std": 0.0})
     params, state = model.init(jax.random.key(0))

@@ -71,6 +71,7 @@ def test_the_routed_branch_knows_nothing_of_the_attention(devices):
     assert exchange == ({0, 1} if devices == 8 else set())
 
 
+@pytest.mark.slow
 def test_the_numbers_written_out():
     block = ShortcutBlock(attention=ATTENTION, mixer=MOE)
     params, state = block.init(jax.random.key(0), 8)

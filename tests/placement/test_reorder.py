@@ -29,7 +29,9 @@ ROUTERS = [
 ]
 
 
-@pytest.mark.parametrize("fields", ROUTERS, ids=[fields["name"] for fields in ROUTERS])
+@pytest.mark.parametrize(
+    "fields", [ROUTERS[0], *(pytest.param(fields, marks=pytest.mark.slow) for fields in ROUTERS[1:])]
+)
 def test_a_layer_computes_the_same(fields):
     moe = MoE(router=build_method("routing", {"num_experts": 4} | fields), experts=MlpExperts(expert_dim=6))
     params, state = moe.init(jax.random.key(0), 8)

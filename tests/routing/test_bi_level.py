@@ -47,6 +47,7 @@ def test_gates_are_a_distribution_over_all_experts():
     np.testing.assert_array_equal(np.asarray(plan.expert)[..., 0] // 2, best_node)
 
 
+@pytest.mark.slow
 def test_one_node_is_switch():
     switch = TopKRouter(num_experts=4, noise_std=0.0, balance_loss_weight=0.3, capacity_factor=1.0)
     router = BiLevelRouter(num_experts=4, num_nodes=1, balance_loss_weight=0.3, capacity_factor=1.0)
