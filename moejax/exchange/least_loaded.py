@@ -1,7 +1,8 @@
 """Rows above what a device should have travel, with the weights of their expert, to the device that has least.
 
 For dropless plans, whose loads may be as uneven as tokens like; buffers are equally long and move as `all_to_all` moves them.
-Source: "Least-Loaded Expert Parallelism: Load Balancing An Imbalanced Mixture-of-Experts" (LLEP, 2026).
+Source: Nguyen et al. 2026, "Least-Loaded Expert Parallelism: Load Balancing An Imbalanced Mixture-of-Experts" (LLEP); the default
+    numbers are those of its released script.
 Deviations: see `placement.spilling`. Weights of all places are reduced and scattered, so that their bytes do not depend on how many
     experts spill: meant for few devices along `expert`, or large batches.
 """
@@ -34,7 +35,7 @@ class LeastLoaded(DividedRows):
 
     threshold: float = 1.3
     capacity_factor: float = 1.0
-    min_rows: int = 128
+    min_rows: int = 1024
     num_guests: int = 1
 
     def __post_init__(self) -> None:

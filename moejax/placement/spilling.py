@@ -1,6 +1,6 @@
 """Rows of overloaded devices, planned onto the least loaded ones.
 
-Source: "Least-Loaded Expert Parallelism: Load Balancing An Imbalanced Mixture-of-Experts" (LLEP, 2026): the threshold, the capacity
+Source: Nguyen et al. 2026, "Least-Loaded Expert Parallelism: Load Balancing An Imbalanced Mixture-of-Experts" (LLEP): the threshold, the capacity
     and the smallest chunk worth sending with its weights.
 Deviations: the order of moves is ours: one chunk at a time, from the most loaded device, as large as excess, expert and free room
     allow, to the least loaded device that may take so much. Chunks below `min_rows` are filled up to it where there are

@@ -1,9 +1,9 @@
 """Choices that find their expert full, at inference: the best are kept, the others given up or sent to experts with room.
 
 Source: He et al. 2025, "Capacity-Aware Inference: Mitigating the Straggler Effect in Mixture of Experts": token drop by score, and
-    token reroute.
-Deviations: the paper does not say here in which order experts with room are filled; below, tokens offer their next best
-    expert in turn and an expert takes the best offers. Gates are not normalised anew after a drop.
+    the rerouting of its first version.
+Deviations: tokens offer their next best expert in turn and an expert takes the best offers, an order of ours. All experts of the group
+    are asked; the later version of the paper (expanded drop) asks some of the same device. Gates are not normalised anew.
 """
 
 from typing import NamedTuple
