@@ -48,6 +48,7 @@ def compiled(topology, capacity):
     return spec, compile_step(program, batch_shapes(spec, BATCH), rows=rows_per_chip(spec, BATCH, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not chips.can_compile("v5p:4x4x4"), reason="no compiler for v5p:4x4x4; extra [tpu-aot]")
 def test_axes_may_take_a_side_and_a_half():
     mesh = MeshSpec(data=1, fsdp=8, expert=8).build(chips.devices("v5p:4x4x4"))
@@ -64,8 +65,9 @@ def test_step_of_fixed_buffers(topology):
     spec, made = compiled(topology, 1.0)
     assert made.out_of_memory is None and made.peak > sum(made.held.values())
     # Of two pictures with 8 experts of 4 slots of 128 numbers, 3/4 leave: there, back, and the gradients alike.
-    swaps = sum(one.sent for one in made.collectives if one.kind == "all-to-all")
-    assert swaps == 4 * 2 * 8 * 4 * 128 * 2 * 3 / 4
+    buffers = 2 * 8 * 4 * 128 * 2
+    swaps = [one for one in made.collectives if one.kind == "all-to-all" and one.size == buffers]
+    assert sum(one.sent for one in swaps) == 4 * buffers * 3 / 4
     assert made.compiler_seconds is None  # GPUs have none; on TPU it means nothing beside asynchronous operations
     cost = summarise(spec, batch_size=BATCH)
     arithmetic = cost.total("step_flops_per_example") + cost.total("step_padding_flops_per_example")
