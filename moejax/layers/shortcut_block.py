@@ -2,8 +2,8 @@
 
 Source: Cai et al. 2024, "Shortcut-connected Expert Parallelism for Accelerating Mixture-of-Experts" (ScMoE): routed experts on the
     preceding layer's tokens between attention and MLP, shared expert and attention on the current ones.
-Deviations: the routed branch has a norm of its own. The order of computations is left to the compiler, which is free to run the
-    exchange beside the attention; no schedule is written by hand.
+Deviations: the routed branch has a norm of its own. The order of computations is left to the compiler: that of TPUs runs the
+    attention while tokens travel where its option xla_tpu_enable_async_all_to_all is on; no schedule is written by hand.
 """
 
 import dataclasses
