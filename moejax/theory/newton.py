@@ -60,7 +60,8 @@ def maximise(
 
     def step(_: Any, carry: tuple[Any, ...]) -> tuple[Any, ...]:
         params, value, gradient, hessian, damping = carry
-        there = params + _direction(gradient, hessian, damping, largest_step)
+        # Eigenvectors of what is pinned are not quite alone.
+        there = params + jnp.where(free, _direction(gradient, hessian, damping, largest_step), 0.0)
         new = masked(there)
         better = jnp.isfinite(new[0]) & (new[0] >= value)
         kept = [jnp.where(better, a, b) for a, b in zip((there, *new), (params, value, gradient, hessian), strict=True)]

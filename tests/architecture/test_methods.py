@@ -9,6 +9,7 @@ import pytest
 from moejax.core.spec import build_method, methods
 
 METHOD_ROOMS = (
+    "theory.studies",
     "routing",
     "routing.gates",
     "exchange",
