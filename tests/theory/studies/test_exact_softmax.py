@@ -32,7 +32,7 @@ def test_one_size_again_gives_the_same_and_failures_are_no_errors():
     np.testing.assert_array_equal(raw["params"][:, 5:7], 0.0)  # the pinned gate
     errors = study.errors(raw)
     assert errors["D1"].shape == (5,) and "gate bias 2" not in errors and np.all(errors["D1"] > 0)
-    assert errors["variance 1"][0] == abs(np.exp(raw["params"][0, 4]) - 0.09)
+    assert errors["variance 1"][0] == pytest.approx(abs(np.exp(raw["params"][0, 4]) - 0.09))
     early = ExactSoftmax(sizes=(200, 300, 400), replicates=5, iterations=1)
     assert np.all(np.isnan(early.errors(early.estimates(200))["D1"]))
 
