@@ -39,6 +39,9 @@ MODELS = {
     "DiT-MoE-G/2-16E2A": ("dit/dit_moe_paper.py:size=G/2,experts=16,remat=full", 32, 16),
 }
 SLICES = {8: "2x2x2", 32: "2x4x4", 64: "4x4x4", 128: "4x4x8", 256: "4x8x8"}
+NOTE = """TPU v5p, 95 GiB a chip; blocks are recomputed (remat=full), arithmetic is bfloat16. Times of a step are bounds from below by
+the chips' data sheets; host seconds are wall (CPU) seconds of the process that compiled.
+"""
 
 _ONLY = flags.DEFINE_multi_string("only", None, "Models whose names hold this text; default: all.")
 _CHIPS = flags.DEFINE_multi_enum("chips", [str(n) for n in SLICES], [str(n) for n in SLICES], "Sizes of the slices.")
@@ -101,7 +104,7 @@ def main(_: list[str]) -> None:
             plan_rows.write(path, list(rows.values()))
             print(f"{model}, {chips} chips: {'fits' if row['fits'] else 'does not fit'}", flush=True)
     found = list(rows.values())
-    path.with_suffix(".md").write_text(plan_rows.markdown(found) + "\n")
+    path.with_suffix(".md").write_text(f"{NOTE}\n{plan_rows.markdown(found)}\n")
     plan_rows.draw(found, path.with_suffix(".png"))
     sys.exit(1 if failed else 0)
 
