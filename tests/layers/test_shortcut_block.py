@@ -102,27 +102,24 @@ def vit(**fields):
 def test_in_a_model_the_block_before_gives_the_shortcut():
     model = vit(depth=4, moe_layers="every2")
     params, state = model.init(jax.random.key(0))
-    params["head"] = jax.tree.map(lambda leaf: leaf + 1.0, params["head"])
+    draw = lambda leaf: jax.random.normal(jax.random.key(2), leaf.shape)  # noqa: E731
+    params["head"] = jax.tree.map(draw, params["head"])  # it starts at zero
     images = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-    x = model.embed(params["embedding"], images)
-    shortcut, layers = (
-        x,
-        [
-            jax.tree.map(lambda leaf, i=i: leaf[i // 2], params["blocks"][f"{i % 2:02d}-{i % 2 + 2:02d}by2"])
-            for i in range(4)
-        ],
-    )
-    for i, (block, tree) in enumerate(zip(model.blocks, layers, strict=True)):
+    pairs = [params["blocks"]["00-02by2"], params["blocks"]["01-03by2"]]
+    x = shortcut = model.embed(params["embedding"], images)
+    for i, block in enumerate(model.blocks):
+        tree = jax.tree.map(lambda leaf, i=i: leaf[i // 2], pairs[i % 2])
         out = block.apply(tree, {}, x, **({"shortcut": shortcut} if i % 2 else {}))
         x, shortcut = out.tokens, out.shortcut
     wanted = model.classify(params, x)[0]
+    assert np.abs(wanted).max() > 0.1
     for remat in ("none", "full"):
         again = vit(depth=4, moe_layers="every2", remat=remat)
         run = jax.jit(lambda params, again=again: again.apply(params, state, images).logits)
         np.testing.assert_allclose(run(params), wanted, rtol=1e-4, atol=1e-5)
     slopes = jax.grad(lambda params: jnp.sum(model.apply(params, state, images).logits ** 2))(params)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
-    assert np.abs(slopes["blocks"]["01-03by2"]["moe"]["experts"]["up"].kernel).max() > 0
+    assert np.abs(slopes["blocks"]["01-03by2"]["moe"]["experts"]["up"].kernel).max() > 1e-3
 
 
 def test_what_does_not_fit():
