@@ -38,12 +38,13 @@ def main(_: list[str]) -> None:
     except (SpecError, CheckpointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SpecError) else 1)
-    routing_traces.save(_OUTPUT.value, trace)
+    output = Path(str(_OUTPUT.value))
+    routing_traces.save(output, trace)
     layers, tokens, choices = trace.choices.shape
     print(f"{source}: {layers} layers, {tokens} tokens, {choices} of {trace.num_experts} experts each")
     for block, load in zip(trace.blocks, trace.loads(), strict=True):
         print(f"  {block}: the busiest expert has {load.max() * trace.num_experts:.2f} times the mean load")
-    print(f"written: {_OUTPUT.value} ({Path(_OUTPUT.value).stat().st_size} bytes)")
+    print(f"written: {output} ({output.stat().st_size} bytes)")
 
 
 if __name__ == "__main__":

@@ -141,7 +141,7 @@ def summed(values: np.ndarray) -> np.ndarray:
         return values
     halves = np.stack([values >> np.uint64(32), values & np.uint64(0xFFFFFFFF)]).astype(np.uint32)
     high, low = np.moveaxis(np.asarray(multihost_utils.process_allgather(halves)), 1, 0).astype(np.uint64)
-    return np.sum((high << np.uint64(32)) + low, axis=0, dtype=np.uint64)
+    return np.asarray(np.sum((high << np.uint64(32)) + low, axis=0, dtype=np.uint64))
 
 
 def together(what: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from moejax.core.errors import SpecError
@@ -73,6 +74,6 @@ class GaussianMoE:
     ) -> Float[np.ndarray, "_ _"]:
         """Of one observation [P P], over cells of x and y with these probabilities; P counts as `jax.flatten_util` orders them."""
         with jax.enable_x64(True):
-            flat, unravel = jax.flatten_util.ravel_pytree(jax.tree.map(jnp.asarray, params))
+            flat, unravel = ravel_pytree(jax.tree.map(jnp.asarray, params))
             scores = jax.jacfwd(lambda theta: self.log_density(unravel(theta), jnp.asarray(x), jnp.asarray(y)))(flat)
             return np.asarray(jnp.einsum("np,n,nq->pq", scores, jnp.asarray(probabilities), scores))

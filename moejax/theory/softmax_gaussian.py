@@ -52,34 +52,41 @@ def derivatives(
     joint = scores - 0.5 * (math.log(2 * math.pi) + rows[:, LOG_VARIANCE][None] + off * off / variance)
     value = jnp.sum(count * (jax.nn.logsumexp(joint, axis=1) - jax.nn.logsumexp(scores, axis=1)))
     gates, owners = jax.nn.softmax(scores), jax.nn.softmax(joint)
-    slopes, towards = _expert_slopes(x, off, variance)
-    gate_slopes = jnp.stack([jnp.ones_like(x), x, *[jnp.zeros_like(x)] * 3], axis=-1)[:, None]
-    owned = (owners[..., None] * slopes).reshape(len(x), -1)
-    gated = (gates[..., None] * gate_slopes).reshape(len(x), -1)
-    gradient = count @ (owned - gated)
-    own = jnp.einsum("ne,nea,neb->eab", count[:, None] * owners, slopes, slopes)
-    own += jnp.einsum("ne,neab->eab", count[:, None] * owners, towards)
-    own -= jnp.einsum("ne,na,nb->eab", count[:, None] * gates, gate_slopes[:, 0], gate_slopes[:, 0])
+    weight, open_weight = count[:, None] * owners, count[:, None] * gates
+    slopes = _expert_slopes(x, off, variance)
+    gate_slopes = jnp.stack([jnp.ones_like(x), x, *[jnp.zeros_like(x)] * 3])
+    owned = (owners.T[..., None] * slopes).transpose(1, 0, 2).reshape(len(x), -1)
+    gated = (gates[..., None] * gate_slopes.T[:, None]).reshape(len(x), -1)
+    own = jnp.swapaxes(slopes, 1, 2) @ (weight.T[..., None] * slopes) + _expert_bends(x, off, variance, weight)
+    own -= (gate_slopes[None] * open_weight.T[:, None]) @ gate_slopes.T[None]
     hessian = gated.T @ (count[:, None] * gated) - owned.T @ (count[:, None] * owned)
     blocks = jnp.eye(len(rows))[:, None, :, None] * own[:, :, None, :]
-    return value, gradient, hessian + blocks.reshape(hessian.shape)
+    return value, count @ (owned - gated), hessian + blocks.reshape(hessian.shape)
 
 
 def _expert_slopes(
     x: Float[Array, "N"], off: Float[Array, "N E"], variance: Float[Array, "_ E"]
-) -> tuple[Float[Array, "N E _"], Float[Array, "N E _ _"]]:
-    """Slopes of the score plus the expert's log-density in its five numbers, and the slopes of those."""
+) -> Float[Array, "E N _"]:
+    """Slopes of the score plus the expert's log-density in its five numbers."""
     inputs = jnp.broadcast_to(x[:, None], off.shape)
-    scaled, ones, zeros = off / variance, jnp.ones_like(off), jnp.zeros_like(off)
-    slopes = jnp.stack([ones, inputs, inputs * scaled, scaled, 0.5 * (off * scaled - 1)], axis=-1)
-    inverse = ones / variance
-    second = {
-        (WEIGHT, WEIGHT): -inputs * inputs * inverse,
-        (WEIGHT, SHIFT): -inputs * inverse,
-        (SHIFT, SHIFT): -inverse,
-        (WEIGHT, LOG_VARIANCE): -inputs * scaled,
-        (SHIFT, LOG_VARIANCE): -scaled,
-        (LOG_VARIANCE, LOG_VARIANCE): -0.5 * off * scaled,
+    scaled = off / variance
+    rows = (jnp.ones_like(off), inputs, inputs * scaled, scaled, 0.5 * (off * scaled - 1))
+    return jnp.stack([row.T for row in rows], axis=-1)
+
+
+def _expert_bends(
+    x: Float[Array, "N"], off: Float[Array, "N E"], variance: Float[Array, "_ E"], weight: Float[Array, "N E"]
+) -> Float[Array, "E _ _"]:
+    """Slopes of those slopes, weighted and summed over the examples."""
+    scaled, inverse = weight * off / variance, weight / variance
+    sums = {
+        (WEIGHT, WEIGHT): -(x * x) @ inverse,
+        (WEIGHT, SHIFT): -x @ inverse,
+        (SHIFT, SHIFT): -jnp.sum(inverse, axis=0),
+        (WEIGHT, LOG_VARIANCE): -x @ scaled,
+        (SHIFT, LOG_VARIANCE): -jnp.sum(scaled, axis=0),
+        (LOG_VARIANCE, LOG_VARIANCE): -0.5 * jnp.sum(off * scaled, axis=0),
     }
-    entries = [second.get((min(a, b), max(a, b)), zeros) for a in range(WIDTH) for b in range(WIDTH)]
-    return slopes, jnp.stack(entries, axis=-1).reshape(*off.shape, WIDTH, WIDTH)
+    zeros = jnp.zeros_like(sums[SHIFT, SHIFT])
+    entries = [sums.get((min(a, b), max(a, b)), zeros) for a in range(WIDTH) for b in range(WIDTH)]
+    return jnp.stack(entries, axis=-1).reshape(-1, WIDTH, WIDTH)

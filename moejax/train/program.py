@@ -88,7 +88,7 @@ class Program:
     def _placed(self, rows: np.ndarray, number: int, count: int) -> jax.Array:
         """The whole batch, from this process's rows of it."""
 
-        def own(index: tuple[slice, ...]) -> np.ndarray:
+        def own(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(count * len(rows))
             return rows[start - number * len(rows) : stop - number * len(rows)]
 
@@ -97,7 +97,8 @@ class Program:
     def _rows_of_processes(self, devices: int) -> dict[int, set[int]]:
         """Of a batch of one row per place of the mesh's batch axes: which rows lie with which process."""
         rows: dict[int, set[int]] = {}
-        for device, index in self._batch_sharding.devices_indices_map((devices,)).items():
+        places: Any = self._batch_sharding.devices_indices_map((devices,))
+        for device, index in places.items():
             rows.setdefault(device.process_index, set()).update(range(devices)[index[0]])
         return rows
 

@@ -48,7 +48,8 @@ def own_copy(leaf: Any) -> Any:
     array = jax.random.key_data(leaf) if _is_key(leaf) else leaf
     if not isinstance(array, jax.Array):
         return np.array(array)
-    if next(iter(array.sharding.device_set)).platform != "cpu":
+    devices: Any = array.sharding.device_set
+    if next(iter(devices)).platform != "cpu":
         return array
     copies = [jax.device_put(np.array(shard.data), shard.device) for shard in array.addressable_shards]
     return jax.make_array_from_single_device_arrays(array.shape, array.sharding, copies)

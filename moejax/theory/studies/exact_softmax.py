@@ -22,7 +22,7 @@ from moejax.theory.studies.contract import Expected, Raw
 from moejax.theory.voronoi import GATE, LOCATION_SCALE, MixingMeasure, aligned_loss
 
 NAMES = ("gate bias", "gate kernel", "weight", "bias", "variance")
-TRUTH = {  # the published one; its last expert's gate is pinned at zero
+TRUTH: dict[str, Any] = {  # the published one; its last expert's gate is pinned at zero
     "gate": {"kernel": np.array([[25.0, 0.0]]), "bias": np.array([-8.0, 0.0])},
     "weight": np.array([-20.0, 20.0]),
     "bias": np.array([15.0, -5.0]),
