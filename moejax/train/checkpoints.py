@@ -169,6 +169,11 @@ class Checkpoints:
             described = {name: text for name, (text, _) in meta["leaves"].items()}
         except Exception as error:
             raise CheckpointError(f"its JSON cannot be read ({_short(error)})") from error
+        if not all(isinstance(mark, str) for _, mark in meta["leaves"].values()):
+            raise SpecError(
+                f"checkpoint {self.directory / str(step)} was written by an older moejax, whose checksums are of another kind; "
+                "load it with that version, or start again in another --workdir."
+            )
         if template is not None:
             check_fits(template, described, source=f"checkpoint {self.directory / str(step)}")
         leaves, failure = self._arrays(step, described, shardings)

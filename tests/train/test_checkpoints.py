@@ -1,5 +1,6 @@
 """Checkpoints: round trips, what is kept, what does not fit, and what a broken disk leaves."""
 
+import json
 import resource
 import shutil
 
@@ -100,6 +101,18 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, damage):
         checkpoints.save(2, value(2), **REST, wait=True)  # the damaged one is out of the way
         assert checkpoints.restore(TREE).step == 2
     assert list((tmp_path / "damaged_checkpoints").iterdir())
+
+
+def test_a_checkpoint_of_an_older_version_is_left_where_it_is(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(4, TREE, **REST, wait=True)
+    path = tmp_path / "c" / "4" / "meta" / "metadata"
+    meta = json.loads(path.read_text())
+    meta["leaves"]["step"][1] = 12345
+    path.write_text(json.dumps(meta))
+    with Checkpoints(tmp_path / "c") as checkpoints, pytest.raises(SpecError, match="written by an older moejax"):
+        checkpoints.restore()
+    assert path.exists()
 
 
 def test_all_damaged(tmp_path):
