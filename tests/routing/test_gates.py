@@ -72,7 +72,9 @@ def test_every_gate(name, gate):
     assert gate.logits(params, x.astype(jnp.bfloat16)).dtype == jnp.float32
     # A token that lies on an expert, and one that is zero: no gradient is infinite.
     x = x.at[0, 0].set(params["kernel"][:, 0]).at[0, 1].set(0.0)
-    for gradient in jax.tree.leaves(jax.grad(lambda p, x: jnp.sum(gate.logits(p, x) ** 2), argnums=(0, 1))(params, x)):
+    for gradient in jax.tree.leaves(
+        jax.jit(jax.grad(lambda p, x: jnp.sum(gate.logits(p, x) ** 2), argnums=(0, 1)))(params, x)
+    ):
         assert bool(jnp.all(jnp.isfinite(gradient))) and bool(jnp.any(gradient != 0))
     with jax.enable_x64(True):
         wide = gate.logits(

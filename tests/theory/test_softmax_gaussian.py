@@ -21,8 +21,8 @@ def test_derivatives(num_selected_experts):
             return jnp.sum(count * model.log_density(unpack(theta), x, y))
 
         selected = jnp.isfinite(model.log_gates(unpack(theta), x))
-        found = derivatives(theta, x, y, count, None if num_selected_experts is None else selected)
-        wanted = value(theta), jax.grad(value)(theta), jax.hessian(value)(theta)
+        found = jax.jit(derivatives)(theta, x, y, count, None if num_selected_experts is None else selected)
+        wanted = jax.jit(lambda theta: (value(theta), jax.grad(value)(theta), jax.hessian(value)(theta)))(theta)
         for one, other in zip(found, wanted, strict=True):
             np.testing.assert_allclose(np.asarray(one), np.asarray(other), rtol=1e-11, atol=1e-11)
 
