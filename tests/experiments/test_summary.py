@@ -106,6 +106,7 @@ def test_remat_trades_activations_for_flops() -> None:
     assert plain.parts[1].activation_bytes > 256
 
 
+@pytest.mark.slow
 def test_the_command_prints_json_and_a_table(root) -> None:
     config = root / "configs" / "vit" / "vmoe_paper.py"
     arg = f"{config}:size=S/32,moe=last2,experts=32,num_classes=18291"
