@@ -40,7 +40,7 @@ test: $(VENV)/.dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --durations=20 $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.dev  ## the tests marked slow
-	$(BIN)/python -m pytest -n $(WORKERS) --dist load -m slow --durations=40 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup -m slow --durations=40 $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting and lint, as CI checks them
 	$(BIN)/ruff format --check $(SOURCES)

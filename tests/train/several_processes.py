@@ -87,9 +87,12 @@ def largest_difference(one, other):
     return max(float(np.max(np.abs(a - b)) / max(float(np.max(np.abs(b))), 1e-12)) for a, b in pairs if a.size)
 
 
-def long_run(folder, count):
-    flags = (f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={SAVES}", "--config.train.eval_every=0")
-    return start(folder, count, *flags, "--config.train.log_every=1")
+def long_run(folder, count, devices=1):
+    """Of `STEPS` steps with a checkpoint every `SAVES`, on all devices of all processes along mesh axis `expert`."""
+    total = count * devices
+    flags = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={SAVES}", "--config.train.eval_every=0"]
+    flags += ["--config.train.log_every=1", "--config.train.mesh.data=1", f"--config.train.mesh.expert={total}"]
+    return start(folder, count, *flags, "--config.model.moe.group_size=16", devices=devices)
 
 
 def wait_for_step(folder, step, processes, seconds=300):
@@ -100,11 +103,9 @@ def wait_for_step(folder, step, processes, seconds=300):
         time.sleep(0.02)
 
 
-def killed(folder, kills):
-    """A row for every kill: see above."""
+def killed(folder, kills, wanted):
+    """A row for every kill: see above. wanted: the leaves that an undisturbed run ends with."""
     folder = pathlib.Path(folder)
-    assert end(long_run(folder / "undisturbed", 2)) == [0, 0], log_of(folder / "undisturbed", 0)
-    wanted = leaves_of(folder / "undisturbed")
     for number in range(kills):
         run, draw = folder / f"killed{number}", random.Random(number)
         processes = long_run(run, 2)
@@ -120,6 +121,12 @@ def killed(folder, kills):
         yield [victim, code, round(seconds, 1), why, resumed]
 
 
-if __name__ == "__main__":
-    for row in killed(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1):
+def main(folder, kills):
+    undisturbed = pathlib.Path(folder) / "undisturbed"
+    assert end(long_run(undisturbed, 2)) == [0, 0], log_of(undisturbed, 0)
+    for row in killed(folder, kills, leaves_of(undisturbed)):
         print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 1)

@@ -1,6 +1,7 @@
 """Several local processes train what one trains; the rest end when one is lost."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -16,7 +17,7 @@ from tests.train.several_processes import (
     wait_for_step,
 )
 
-FLAGS = ("--config.train.steps=4", "--config.model.moe.group_size=16", "--config.train.mesh.data=1")
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +26,14 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("runs")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("mesh", [("expert=2",), ("expert=2", "model=2")])
-def test_processes_train_to_the_parameters_of_one(folder, mesh):
-    """One has as many devices as all of several: over other meshes Adam makes much of rounding where gradients vanish."""
-    count = 2 ** len(mesh)
-    flags = [*FLAGS, *(f"--config.train.mesh.{axis}" for axis in mesh)]
-    alone, several = folder / f"with_{count}", folder / f"by_{count}"
-    assert end(start(alone, 1, *flags, devices=count)) == [0], log_of(alone, 0)
-    assert end(start(several, count, *flags)) == [0] * count, log_of(several, 0)
+@pytest.fixture(scope="module")
+def by_two(folder):
+    """The run of two processes with one device each."""
+    assert end(long_run(folder / "by_2", 2)) == [0, 0], log_of(folder / "by_2", 0)
+    return folder / "by_2"
+
+
+def compare(alone, several):
     assert largest_difference(leaves_of(several), leaves_of(alone)) < 1e-5
     rows = [(path / "metrics.jsonl").read_text().splitlines() for path in (alone, several)]
     for one, shared in zip(*(map(json.loads, lines) for lines in rows), strict=True):
@@ -43,13 +43,24 @@ def test_processes_train_to_the_parameters_of_one(folder, mesh):
     assert "expert" in log_of(several, 0) and "test/" not in log_of(several, 1)
 
 
-@pytest.mark.slow
-def test_a_killed_process_ends_the_other_and_the_run_goes_on(folder):
-    ((_, code, seconds, said_why, resumed),) = killed(folder, 1)
+def test_two_processes_train_to_the_parameters_of_one(folder, by_two):
+    """One has as many devices as all of several: over other meshes Adam makes much of rounding where gradients vanish."""
+    assert end(long_run(folder / "with_2", 1, devices=2)) == [0], log_of(folder / "with_2", 0)
+    compare(folder / "with_2", by_two)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 4, reason="four processes want four cores")
+def test_four_processes_train_to_the_parameters_of_one(folder):
+    assert end(long_run(folder / "with_4", 1, devices=4)) == [0], log_of(folder / "with_4", 0)
+    assert end(long_run(folder / "by_4", 4)) == [0] * 4, log_of(folder / "by_4", 0)
+    compare(folder / "with_4", folder / "by_4")
+
+
+def test_a_killed_process_ends_the_other_and_the_run_goes_on(folder, by_two):
+    ((_, code, seconds, said_why, resumed),) = killed(folder, 1, leaves_of(by_two))
     assert code != 0 and seconds < 60 and said_why and resumed
 
 
-@pytest.mark.slow
 def test_sigterm_to_one_stops_both_after_the_same_step(folder):
     run = folder / "stopped"
     processes = long_run(run, 2)
@@ -62,7 +73,6 @@ def test_sigterm_to_one_stops_both_after_the_same_step(folder):
     assert [path.name for path in (run / "checkpoints").iterdir() if path.name.isdigit()] == [str(step)]
 
 
-@pytest.mark.slow
 def test_a_coordinator_that_nobody_answers_at_is_named(folder):
     run = folder / "lonely"
     processes = start(run, 2, "--config.train.processes.patience=3")
