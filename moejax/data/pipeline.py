@@ -58,7 +58,8 @@ class Share:
     def own_rows(self, blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """This process's rows of its `own_blocks`."""
         start = self.process * self.size - self.own_blocks.start * self.block_size
-        joined = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+        alone = len(blocks) == 1  # as in most runs, where joining would only copy the batch
+        joined = blocks[0] if alone else {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
         return {name: array[start : start + self.size] for name, array in joined.items()}
 
 

@@ -95,9 +95,8 @@ def reads_shortcut(block: Any) -> bool:
     return getattr(block, "reads_shortcut", False)
 
 
-_Carry = tuple[
-    Float[Array, "B T D"], Float[Array, "B T D"] | None
-]  # tokens, and of the block before those before its mixer
+_Carry = tuple[Float[Array, "B T D"], Float[Array, "B T D"] | None]
+"""Tokens, and those of the block before as they were before its mixer (None where no block asks)."""
 
 
 class _Beside(NamedTuple):

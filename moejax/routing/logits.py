@@ -22,12 +22,17 @@ def init_kernel(
     return KERNEL_INITS[initializer](key, (dim, num_experts), jnp.float32)
 
 
-def linear_logits(x: Float[Array, "G S D"], kernel: Float[Array, "D E"]) -> Float[Array, "G S E"]:
-    """The product x @ kernel in full float32, whatever the dtype of x and the default precision of the device.
+def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """In float32, or as it is in float64: scores are never computed in less."""
+    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+
+
+def linear_logits(x: Float[Array, "... D"], kernel: Float[Array, "D E"]) -> Float[Array, "... E"]:
+    """The product x @ kernel in full float32 (or float64), whatever the dtype of x and the default precision of the device.
 
     Source: Fedus et al. 2022 (Switch), section 2.4 "selective precision".
     """
-    return jnp.matmul(x.astype(jnp.float32), kernel.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(wide(x), wide(kernel), precision=jax.lax.Precision.HIGHEST)
 
 
 def add_noise(key: PRNGKeyArray | None, logits: Float[Array, "..."], std: float) -> Float[Array, "..."]:

@@ -83,8 +83,8 @@ def best_solution(num_atoms: int, order: int, *, seed: int = 0) -> Solution:
 def r_bar(num_atoms: int) -> int:
     """The least order at which the shifts of `num_atoms` atoms cannot cancel: 1, 4, 6 for 1, 2, 3 atoms.
 
-    For two atoms it is exact (`fourth_order` has no root: one sign at as many ratios as its degree asks for, and in all its
-    coefficients); for three, solutions are found to rounding or not at all from many starts, which is evidence and no proof.
+    Solutions are found to rounding, or not at all from many starts, which is evidence and no proof; for two atoms `fourth_order` is
+    the proof, as all coefficients of it in the ratio have one sign.
     Raises SpecError for more atoms. Source: Ho and Nguyen 2016, proposition 3.1.
     """
     if not 1 <= num_atoms <= _LARGEST:

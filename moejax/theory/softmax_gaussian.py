@@ -10,17 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 WIDTH = 5
 BIAS, KERNEL, WEIGHT, SHIFT, LOG_VARIANCE = range(WIDTH)
 
 
-def pack(params: Any) -> Float[Array, "_"]:
-    """[5 E], expert by expert, from parameters as of `GaussianMoE` with the gate 'linear'."""
+def pack(params: Any) -> Float[np.ndarray, "_"]:
+    """[5 E], expert by expert, on the host, from parameters as of `GaussianMoE` with the gate 'linear'."""
     gate = params["gate"]
     rows = (gate["bias"], gate["kernel"][0], params["weight"], params["bias"], params["log_variance"])
-    return jnp.stack([jnp.asarray(row) for row in rows], axis=-1).reshape(-1)
+    return np.stack([np.asarray(row) for row in rows], axis=-1).reshape(-1)
 
 
 def unpack(theta: Float[Array, "... _"]) -> Any:

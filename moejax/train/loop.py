@@ -115,7 +115,7 @@ class _Loop:
             print(table(placed(self.program.template, self.program.shardings)), flush=True)
         self.template = self.program.template
         self.evaluate = build_evaluator(task, data.info, self.program.place, self.program.everywhere)
-        part, parts = self.program.part()
+        part, parts = self.program.part
         self._share = {"num_processes": parts, "process": part} if parts > 1 else {}
         self.iterator = data.train_iterator(seed=seed, **self._share)
 

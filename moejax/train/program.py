@@ -1,5 +1,6 @@
 """What a run computes: the state to begin with, the compiled step, and where their arrays lie. No data, no files."""
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -63,6 +64,7 @@ class Program:
         options = quick if jax.default_backend() == "cpu" else None
         return jax.jit(self._create, out_shardings=self.shardings, compiler_options=options)()
 
+    @functools.cached_property
     def part(self) -> tuple[int, int]:
         """(number, count): a batch is cut into `count` equal pieces, one after the other, of which this process gives one.
 
@@ -82,7 +84,7 @@ class Program:
         """A host batch on the devices; with several processes each gives its own part."""
         if jax.process_count() == 1:
             return jax.device_put(dict(batch), self._batch_sharding)
-        number, count = self.part()
+        number, count = self.part
         return {name: self._placed(rows, number, count) for name, rows in batch.items()}
 
     def _placed(self, rows: np.ndarray, number: int, count: int) -> jax.Array:

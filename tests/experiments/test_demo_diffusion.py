@@ -69,14 +69,10 @@ def test_a_classifier_does_not_sample(root, demo, tmp_path):
 
 
 def test_models_are_compared(root, tmp_path):
-    done = typed(
-        root, "compare_dit.py", "--smoke", "--seeds=1", "--models=dense,soft", "--per_class=2", f"--workdir={tmp_path}"
-    )
+    line = ("compare_dit.py", "--smoke", "--seeds=1", "--models=dense,soft", "--per_class=2", f"--workdir={tmp_path}")
+    done = typed(root, *line)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = (tmp_path / "dit.md").read_text().splitlines()
     assert [line.split("|")[1].strip() for line in lines[2:]] == ["dense", "soft", "real pictures"]
     assert (tmp_path / "dit.png").stat().st_size > 10_000
-    again = run(
-        root, "compare_dit.py", "--smoke", "--seeds=1", "--models=dense,soft", "--per_class=2", f"--workdir={tmp_path}"
-    )
-    assert "0 to go" in again.stdout
+    assert "0 to go" in typed(root, *line).stdout

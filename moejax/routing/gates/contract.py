@@ -2,7 +2,6 @@
 
 from typing import Any, Protocol, runtime_checkable
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 
@@ -17,8 +16,3 @@ class Gate(Protocol):
     def logits(self, params: Any, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """In float32, or float64 where x or parameters are."""
         ...
-
-
-def wide(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """In float32, or as it is in float64: gates never compute in less."""
-    return x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x

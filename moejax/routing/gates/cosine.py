@@ -8,13 +8,11 @@ Deviations: the dimension of X-MoE is not reduced before the cosine; the logarit
 import dataclasses
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.errors import SpecError
-from moejax.routing.gates.contract import wide
-from moejax.routing.logits import init_kernel
+from moejax.routing.logits import init_kernel, linear_logits, wide
 
 _SMALLEST = 1e-20  # squared norm below which a vector has no direction: its cosines are 0
 
@@ -40,7 +38,7 @@ class Cosine:
     def logits(self, params: Any, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """<x, w> / ((|x| + perturbation) (|w| + perturbation) temperature)."""
         x, kernel = wide(x), wide(params["kernel"])
-        scores = jnp.matmul(self._scaled(x, -1), self._scaled(kernel, 0), precision=jax.lax.Precision.HIGHEST)
+        scores = linear_logits(self._scaled(x, -1), self._scaled(kernel, 0))
         return scores / jnp.exp(params["log_temperature"])
 
     def _scaled(self, vectors: Float[Array, "..."], axis: int) -> Float[Array, "..."]:

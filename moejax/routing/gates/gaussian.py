@@ -13,8 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.errors import SpecError
-from moejax.routing.gates.contract import wide
-from moejax.routing.logits import init_kernel
+from moejax.routing.logits import init_kernel, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from moejax.routing.gates.contract import wide
-from moejax.routing.logits import init_kernel
+from moejax.routing.logits import init_kernel, wide
 
 _SMALLEST = 1e-12  # squared distance below which the gradient is taken for zero: the root has none at zero
 

@@ -7,12 +7,10 @@ Source: Shazeer et al. 2017 ("Outrageously large neural networks"), section 2.1;
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from moejax.routing.gates.contract import wide
-from moejax.routing.logits import init_kernel
+from moejax.routing.logits import init_kernel, linear_logits, wide
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +27,7 @@ class Linear:
 
     def logits(self, params: Any, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """The product x @ kernel (+ bias), in full precision whatever the device's default."""
-        scores = jnp.matmul(wide(x), wide(params["kernel"]), precision=jax.lax.Precision.HIGHEST)
+        scores = linear_logits(x, params["kernel"])
         return scores + jnp.broadcast_to(wide(params["bias"]), scores.shape) if self.bias else scores
 
 

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from moejax.core.errors import SpecError
-from moejax.routing.gates.contract import wide
-from moejax.routing.logits import init_kernel
+from moejax.routing.logits import init_kernel, linear_logits, wide
 
 ACTIVATIONS = {
     "identity": lambda scores: scores,
@@ -48,7 +47,7 @@ class Temperature:
 
     def logits(self, params: Any, x: Float[Array, "... D"]) -> Float[Array, "... E"]:
         """(activation(x @ kernel) + bias) / temperature."""
-        scores = jnp.matmul(wide(x), wide(params["kernel"]), precision=jax.lax.Precision.HIGHEST)
+        scores = linear_logits(x, params["kernel"])
         scores = ACTIVATIONS[self.activation](scores)
         return (scores + jnp.broadcast_to(wide(params["bias"]), scores.shape)) / jnp.exp(params["log_temperature"])
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from moejax.core.errors import SpecError
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.newton import maximise
-from moejax.theory.softmax_gaussian import WIDTH, derivatives
+from moejax.theory.softmax_gaussian import BIAS, KERNEL, LOG_VARIANCE, SHIFT, WEIGHT, WIDTH, derivatives, pack
 from moejax.theory.studies.contract import Expected, Raw
 from moejax.theory.voronoi import GATE, LOCATION_SCALE, MixingMeasure, aligned_loss
 
@@ -64,8 +64,8 @@ class ExactSoftmax:
         draw = np.random.default_rng((self.seed, num_examples))
         x = draw.uniform(0, 1, (self.replicates, num_examples))
         y = np.stack([GaussianMoE().sample(TRUTH, row, draw) for row in x])
-        noise = self.start_noise * num_examples ** (-1 / 12) * draw.standard_normal((self.replicates, _truth().size))
-        starts = _truth()[None] + noise * _free()[None]
+        noise = self.start_noise * num_examples ** (-1 / 12) * draw.standard_normal((self.replicates, pack(TRUTH).size))
+        starts = pack(TRUTH)[None] + noise * _free()[None]
         with jax.enable_x64(True):
             fits = _fitted(jnp.asarray(starts), jnp.asarray(x), jnp.asarray(y), self)
             found = {name: np.asarray(getattr(fits, name)) for name in ("params", "value", "slope", "curvature")}
@@ -76,10 +76,10 @@ class ExactSoftmax:
         failed = ~(raw["slope"] < _CONVERGED)
         found = {
             "D1": np.array(
-                [aligned_loss(measure(theta), measure(_truth()), LOCATION_SCALE).loss for theta in raw["params"]]
+                [aligned_loss(measure(theta), measure(pack(TRUTH)), LOCATION_SCALE).loss for theta in raw["params"]]
             )
         }
-        rows, truth = raw["params"].reshape(len(failed), -1, WIDTH), _truth().reshape(-1, WIDTH)
+        rows, truth = raw["params"].reshape(len(failed), -1, WIDTH), pack(TRUTH).reshape(-1, WIDTH)
         for expert in range(rows.shape[1]):
             for place, name in enumerate(NAMES):
                 wide = np.exp if name == "variance" else (lambda values: values)
@@ -91,19 +91,15 @@ class ExactSoftmax:
 def measure(theta: Float[np.ndarray, "_"]) -> MixingMeasure:
     """The mixing measure of packed parameters."""
     rows = np.asarray(theta).reshape(-1, WIDTH)
-    atoms = {GATE: rows[:, 1:2], "weight": rows[:, 2:3], "bias": rows[:, 3:4], "variance": np.exp(rows[:, 4:5])}
-    return MixingMeasure(rows[:, 0], atoms)
-
-
-def _truth() -> Float[np.ndarray, "_"]:
-    rows = [TRUTH["gate"]["bias"], TRUTH["gate"]["kernel"][0], TRUTH["weight"], TRUTH["bias"], TRUTH["log_variance"]]
-    return np.stack(rows, axis=-1).reshape(-1)
+    columns = {GATE: KERNEL, "weight": WEIGHT, "bias": SHIFT, "variance": LOG_VARIANCE}
+    atoms = {name: rows[:, column, None] for name, column in columns.items()}
+    return MixingMeasure(rows[:, BIAS], atoms | {"variance": np.exp(atoms["variance"])})
 
 
 def _free() -> Any:
     """All but the gate of the last expert, which is the translation."""
     free = np.ones((len(TRUTH["weight"]), WIDTH), bool)
-    free[-1, :2] = False
+    free[-1, [BIAS, KERNEL]] = False
     return free.reshape(-1)
 
 
