@@ -4,12 +4,16 @@ Source: ours; the bootstrap is Efron's (1979), percentile intervals, replicates 
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from moejax.core.errors import SpecError
+from moejax.theory.findings import Curve, Expected, Finding, judged, untestable
+
+Errors = Mapping[int, Mapping[str, Float[np.ndarray, "_"]]]
+"""By size and quantity: the errors of all replicates, NaN for one whose fit failed."""
 
 SUMMARIES: Mapping[str, Callable[[Float[np.ndarray, "..."]], Float[np.ndarray, "..."]]] = {
     "mean": lambda errors: np.mean(errors, axis=-1),
@@ -68,6 +72,60 @@ def rate(
         replicates=tuple(len(values) for values in finite.values()),
         failed=sum(len(values) - len(finite[n]) for n, values in errors.items()),
     )
+
+
+def rate_findings(expected: Sequence[Expected], errors: Errors) -> tuple[Finding, ...]:
+    """The slope of every expected quantity over the sizes from its first on; 'not testable' where there is no interval, and why."""
+    found = []
+    for one in expected:
+        own = {n: values[one.quantity] for n, values in errors.items() if n >= one.first_size}
+        failed = int(sum(np.sum(~np.isfinite(values)) for values in own.values()))
+        try:
+            slope = rate(own, summary=one.summary)
+        except SpecError as error:
+            found.append(untestable(one, str(error), failed=failed))
+            continue
+        found.append(
+            judged(
+                one,
+                slope.slope,
+                slope.interval,
+                sizes=slope.sizes,
+                replicates=slope.replicates,
+                failed=slope.failed,
+            )
+        )
+    return tuple(found)
+
+
+def error_curves(
+    errors: Errors, quantities: Sequence[str], *, summary: str = "mean", label: str = "{}"
+) -> tuple[Curve, ...]:
+    """A summary of each quantity over the sizes, with the band of its middle half; label: with the quantity for {}."""
+    sizes, curves = sorted(errors), []
+    for quantity in quantities:
+        finite = [errors[n][quantity][np.isfinite(errors[n][quantity])] for n in sizes]
+        kept = [(n, values) for n, values in zip(sizes, finite, strict=True) if len(values)]
+        low, high = np.array([np.quantile(values, [0.25, 0.75]) for _, values in kept]).reshape(-1, 2).T
+        curves.append(
+            Curve(
+                label=label.format(quantity),
+                x=np.array([n for n, _ in kept], np.float64),
+                y=np.array([SUMMARIES[summary](values) for _, values in kept], np.float64),
+                low=low,
+                high=high,
+            )
+        )
+    return tuple(curves)
+
+
+def check_protocol(sizes: Sequence[int], replicates: int, fewest_examples: int) -> None:
+    """Raises SpecError for sizes and replicates that give no interval of a slope."""
+    if len(sizes) < _FEWEST_SIZES or min(sizes) < fewest_examples or replicates < _FEWEST_REPLICATES:
+        raise SpecError(
+            f"a study needs at least {_FEWEST_SIZES} sizes of {fewest_examples} examples or more and {_FEWEST_REPLICATES} "
+            f"replicates for an interval, not sizes={tuple(sizes)}, replicates={replicates}."
+        )
 
 
 def _log_summaries(summarise: Callable, samples: list[Float[np.ndarray, "_ _"]]) -> Float[np.ndarray, "_ _"]:

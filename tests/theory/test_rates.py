@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.theory.rates import rate
+from moejax.theory.findings import Expected
+from moejax.theory.rates import error_curves, rate, rate_findings
 
 SIZES = (100, 1000, 10_000, 100_000)
 
@@ -47,3 +48,27 @@ def test_too_little_for_an_interval_is_refused():
         rate(errors)
     with pytest.raises(SpecError, match="an error is zero in the summary"):
         rate({n: np.zeros(9) for n in SIZES})
+
+
+def test_findings_agree_disagree_or_say_why_there_is_no_number():
+    draw = np.random.default_rng(0)
+    errors = {n: {"a": n**-0.5 * draw.uniform(0.9, 1.1, 8), "b": np.full(8, np.nan)} for n in (100, 1000, 10_000)}
+    right, wrong, none = rate_findings(
+        [
+            Expected(quantity="a", value=-0.5, tolerance=0.05),
+            Expected(quantity="a", value=-0.25, tolerance=0.05),
+            Expected(quantity="b", value=-0.5, tolerance=0.05),
+        ],
+        errors,
+    )
+    assert right.verdict == "confirmed" and right.interval[0] < right.measured < right.interval[1]
+    assert right.sizes == (100, 1000, 10_000) and right.replicates == (8, 8, 8)
+    assert wrong.verdict == "not confirmed" and wrong.measured == right.measured
+    assert none.verdict == "not testable" and none.failed == 24 and "0 finite errors of 8 replicates" in none.reason
+
+
+def test_curves_leave_out_sizes_without_a_finite_error():
+    errors = {10: {"a": np.array([1.0, 2.0, 4.0])}, 20: {"a": np.full(3, np.nan)}}
+    (curve,) = error_curves(errors, ["a"], summary="median", label="error of {}")
+    assert curve.label == "error of a" and curve.x.tolist() == [10] and curve.y.tolist() == [2.0]
+    assert curve.low.tolist() == [1.5] and curve.high.tolist() == [3.0]

@@ -1,55 +1,45 @@
 """What a study owes, and what its run keeps. Source: ours."""
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
+from moejax.theory.findings import Chart, Finding
+
 Raw = Mapping[str, Float[np.ndarray, "..."]]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Expected:
-    """A slope that theory or a paper gives: of which quantity, by which summary, over sizes from `first_size` on, and within what.
-
-    published: the number of the paper, None where it gives none. why: what the number stands for, one sentence.
-    """
-
-    quantity: str
-    slope: float
-    tolerance: float
-    summary: str = "mean"
-    first_size: int = 0
-    published: float | None = None
-    why: str = ""
 
 
 @runtime_checkable
 class Study(Protocol):
-    """A frozen spec. sizes: the n; replicates: data sets at each; seed: of all random numbers, which depend on (seed, n) alone."""
+    """A frozen spec with the field `seed`, of all random numbers, which depend on it and on the part alone."""
 
-    sizes: tuple[int, ...]
-    replicates: int
     seed: int
 
     @property
     def claim(self) -> str:
-        """What is claimed, by whom, in one sentence."""
+        """What is claimed, and by whom, in one sentence."""
         ...
 
     @property
-    def expected(self) -> tuple[Expected, ...]:
-        """The slopes that the run is compared with."""
+    def protocol(self) -> str:
+        """How it is measured, in one or two sentences: models, estimator, sizes, replicates, and what differs from the paper."""
         ...
 
-    def estimates(self, num_examples: int) -> Raw:
-        """Fitted parameters of every replicate, leading axis R, with 'value' and 'slope', the log-likelihood and the largest
-        entry of its gradient, per example.
-        """
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the pieces of work that depend on nothing else, each kept in a file when done. Letters, digits, '-', '.', '='."""
         ...
 
-    def errors(self, raw: Raw) -> Mapping[str, Float[np.ndarray, "_"]]:
-        """Errors [R] by quantity; NaN for a replicate whose fit failed."""
+    def estimates(self, part: str) -> Raw:
+        """Raw results of one part, replicates in front: fitted parameters with what tells whether the fit converged."""
+        ...
+
+    def findings(self, raw: Mapping[str, Raw]) -> tuple[Finding, ...]:
+        """From the results of all parts, by part. Fits that failed are counted, not hidden."""
+        ...
+
+    def chart(self, raw: Mapping[str, Raw]) -> Chart:
+        """The picture, from the results of all parts."""
         ...

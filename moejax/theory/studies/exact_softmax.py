@@ -7,6 +7,7 @@ Deviations: inputs are drawn uniformly, where the authors' code takes a fixed gr
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,11 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from moejax.core.errors import SpecError
+from moejax.theory.findings import Chart, Expected, Finding
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.newton import maximise
+from moejax.theory.rates import check_protocol, error_curves, rate_findings
 from moejax.theory.softmax_gaussian import BIAS, KERNEL, LOG_VARIANCE, SHIFT, WEIGHT, WIDTH, derivatives, pack
-from moejax.theory.studies.contract import Expected, Raw
+from moejax.theory.studies.contract import Raw
 from moejax.theory.voronoi import GATE, LOCATION_SCALE, MixingMeasure, aligned_loss
 
 NAMES = ("gate bias", "gate kernel", "weight", "bias", "variance")
@@ -43,24 +45,39 @@ class ExactSoftmax:
     at_once: int = 8
 
     def __post_init__(self) -> None:
-        if len(self.sizes) < 3 or min(self.sizes) < 2 * WIDTH or self.replicates < 5:
-            raise SpecError(
-                f"a study needs at least 3 sizes of {2 * WIDTH} examples or more and 5 replicates for an interval, not sizes="
-                f"{self.sizes}, replicates={self.replicates}."
-            )
+        check_protocol(self.sizes, self.replicates, 2 * WIDTH)
 
     @property
     def claim(self) -> str:
         return "With the right number of experts every parameter of a softmax-gated Gaussian mixture is estimated at n^(-1/2)."
 
     @property
-    def expected(self) -> tuple[Expected, ...]:
-        own = (
-            Expected(quantity="D1", slope=-0.5, tolerance=0.05, published=-0.493, why="the Voronoi loss of theorem 1"),
-        )
-        return own + tuple(Expected(quantity=f"{name} 2", slope=-0.5, tolerance=0.08) for name in NAMES[2:])
+    def protocol(self) -> str:
+        return "The published truth and starts, inputs uniform in [0, 1]; Newton's method to the maximum of the likelihood."
 
-    def estimates(self, num_examples: int) -> Raw:
+    @property
+    def expected(self) -> tuple[Expected, ...]:
+        """The loss, and the numbers of the expert that the gate opens nearly everywhere."""
+        own = (
+            Expected(quantity="D1", value=-0.5, tolerance=0.05, published=-0.493, why="the Voronoi loss of theorem 1"),
+        )
+        return own + tuple(Expected(quantity=f"{name} 2", value=-0.5, tolerance=0.08) for name in NAMES[2:])
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(str(n) for n in self.sizes)
+
+    def findings(self, raw: Mapping[str, Raw]) -> tuple[Finding, ...]:
+        return rate_findings(self.expected, self._errors(raw))
+
+    def chart(self, raw: Mapping[str, Raw]) -> Chart:
+        return Chart(curves=error_curves(self._errors(raw), [one.quantity for one in self.expected]))
+
+    def estimates(self, part: str) -> Raw:
+        """'params' [R 10], with 'value' and 'slope', the log-likelihood and the largest entry of its gradient, per example, and
+        'curvature', the least eigenvalue of minus its Hessian.
+        """
+        num_examples = int(part)
         draw = np.random.default_rng((self.seed, num_examples))
         x = draw.uniform(0, 1, (self.replicates, num_examples))
         y = np.stack([GaussianMoE().sample(TRUTH, row, draw) for row in x])
@@ -72,7 +89,7 @@ class ExactSoftmax:
         return found | {name: found[name] / num_examples for name in ("value", "slope", "curvature")}
 
     def errors(self, raw: Raw) -> dict[str, Float[np.ndarray, "_"]]:
-        """'D1', and the distance of every parameter of every expert."""
+        """Of every replicate, NaN where its fit failed: 'D1', and the distance of every parameter of every expert."""
         failed = ~(raw["slope"] < _CONVERGED)
         found = {
             "D1": np.array(
@@ -86,6 +103,9 @@ class ExactSoftmax:
                 found[f"{name} {expert + 1}"] = np.abs(wide(rows[:, expert, place]) - wide(truth[expert, place]))
         pinned = {f"{name} {len(truth)}" for name in NAMES[:2]}
         return {name: np.where(failed, np.nan, errors) for name, errors in found.items() if name not in pinned}
+
+    def _errors(self, raw: Mapping[str, Raw]) -> dict[int, dict[str, Float[np.ndarray, "_"]]]:
+        return {n: self.errors(raw[str(n)]) for n in self.sizes}
 
 
 def measure(theta: Float[np.ndarray, "_"]) -> MixingMeasure:

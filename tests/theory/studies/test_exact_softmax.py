@@ -11,22 +11,23 @@ from moejax.theory.studies.exact_softmax import ExactSoftmax, measure
 @pytest.mark.slow
 def test_errors_fall_at_the_parametric_rate():
     study = ExactSoftmax(sizes=(1000, 3162, 10_000, 31_623))
-    raw = {n: study.estimates(n) for n in study.sizes}
-    errors = {n: study.errors(raw[n]) for n in study.sizes}
+    raw = {part: study.estimates(part) for part in study.parts}
+    errors = {n: study.errors(raw[str(n)]) for n in study.sizes}
     assert errors[10_000]["D1"].mean() == pytest.approx(0.075, abs=0.02)
     found = rate({n: errors[n]["D1"] for n in study.sizes})
     assert found.failed == 0 and found.slope == pytest.approx(-0.5, abs=0.05)
     assert found.interval[0] < -0.49 < found.interval[1] + 0.05
-    for expected in study.expected:
-        slope = rate({n: errors[n][expected.quantity] for n in study.sizes}, summary=expected.summary).slope
-        assert abs(slope - expected.slope) <= expected.tolerance, expected.quantity
+    findings = study.findings(raw)
+    assert {one.verdict for one in findings} == {"confirmed"} and len(findings) == 4
+    assert all(one.sizes == study.sizes and one.replicates == (40,) * 4 for one in findings)
+    assert [curve.label for curve in study.chart(raw).curves] == ["D1", "weight 2", "bias 2", "variance 2"]
     # The maximum lies above the truth's neighbours that it started from, and is one.
     assert all(np.all(one["curvature"] > 0) for one in raw.values())
 
 
 def test_one_size_again_gives_the_same_and_failures_are_no_errors():
     study = ExactSoftmax(sizes=(200, 300, 400), replicates=5)
-    raw, again = study.estimates(200), study.estimates(200)
+    raw, again = study.estimates("200"), study.estimates("200")
     np.testing.assert_array_equal(raw["params"], again["params"])
     assert raw["params"].shape == (5, 10) and np.all(raw["slope"] < 1e-6)
     np.testing.assert_array_equal(raw["params"][:, 5:7], 0.0)  # the pinned gate
@@ -34,7 +35,7 @@ def test_one_size_again_gives_the_same_and_failures_are_no_errors():
     assert errors["D1"].shape == (5,) and "gate bias 2" not in errors and np.all(errors["D1"] > 0)
     assert errors["variance 1"][0] == pytest.approx(abs(np.exp(raw["params"][0, 4]) - 0.09))
     early = ExactSoftmax(sizes=(200, 300, 400), replicates=5, iterations=1)
-    assert np.all(np.isnan(early.errors(early.estimates(200))["D1"]))
+    assert np.all(np.isnan(early.errors(early.estimates("200"))["D1"]))
 
 
 def test_measures_hold_variances():
