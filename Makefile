@@ -13,6 +13,7 @@ UV_VENV ?= .cache/uv
 EXTRAS ?=
 WORKERS ?= 2
 DEMO_ARGS ?=
+THEORY_ARGS ?=
 PYTEST_ARGS ?=
 export UV_LINK_MODE ?= copy
 
@@ -25,7 +26,7 @@ BIN := $(VENV)/bin
 UV := $(UV_VENV)/bin/uv
 SOURCES := moejax kernels experiments configs tests notebooks
 
-.PHONY: help demo demo-diffusion test test-slow lint format types notebooks lock wheel venv clean
+.PHONY: help demo demo-diffusion theory test test-slow lint format types notebooks lock wheel venv clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -35,6 +36,9 @@ demo: $(VENV)/.run  ## trains a dense ViT, V-MoE, expert choice and Soft MoE on 
 
 demo-diffusion: $(VENV)/.run  ## trains a DiT-MoE on photographs of garments, samples it and shows what its experts do
 	$(BIN)/python experiments/demo_diffusion.py $(DEMO_ARGS)
+
+theory: $(VENV)/.run  ## runs every study of estimation rates and writes runs/theory/theory_report.html
+	$(BIN)/python experiments/theory.py --all --workdir runs/theory $(THEORY_ARGS)
 
 test: $(VENV)/.dev  ## the quick tests
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --durations=20 $(PYTEST_ARGS)

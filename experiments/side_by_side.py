@@ -80,18 +80,19 @@ def newest_row(path: Path) -> dict[str, Any]:
     return {}
 
 
-def run_side_by_side(jobs: Sequence[Job], *, slots: int, steps: int) -> Job | None:
-    """Runs all jobs, `slots` at a time. Returns the first that failed, after the others have saved.
+def run_side_by_side(jobs: Sequence[Job], *, slots: int, steps: int | None, keep_going: bool = False) -> Job | None:
+    """Runs all jobs, `slots` at a time. Returns the first that failed, after the others have saved, or with `keep_going` ended.
 
-    slots: at most the number of cores; with more than one, each job gets a core. steps: of every job, for the line of progress. Ctrl-C tells the running jobs to save and stop.
+    slots: at most the number of cores; with more than one, each job gets a core. steps: of every job, for the line of progress;
+    None where they differ. Ctrl-C tells the running jobs to save and stop; those that had not begun keep the code None.
     """
     waiting, free = list(jobs), list(range(slots))
     running: dict[int, Job] = {}
     begin, shown = time.monotonic(), 0.0
     failed = None
     try:
-        while waiting and failed is None or running:
-            while waiting and free and failed is None:
+        while (waiting and (keep_going or failed is None)) or running:
+            while waiting and free and (keep_going or failed is None):
                 job, core = waiting.pop(0), free.pop(0)
                 job.start(core if slots > 1 else None)
                 running[core] = job
@@ -106,11 +107,12 @@ def run_side_by_side(jobs: Sequence[Job], *, slots: int, steps: int) -> Job | No
                 print(f"\r\033[K{job.name}: {'done' if job.code == 0 else 'failed'}, {closing_line(job)}", flush=True)
                 if job.code and failed is None:
                     failed = job
-                    stop(running.values())
+                    if not keep_going:
+                        stop(running.values())
             if time.monotonic() - shown > 2 and running:
                 shown = time.monotonic()
                 states = " | ".join(job.progress() for job in running.values())
-                print(f"\r\033[K[{shown - begin:4.0f} s] {states} of {steps}", end="", flush=True)
+                print(f"\r\033[K[{shown - begin:4.0f} s] {states}{f' of {steps}' if steps else ''}", end="", flush=True)
     except KeyboardInterrupt:
         print("\ninterrupted; waiting for the runs to save their state ...", flush=True)
         stop(running.values())

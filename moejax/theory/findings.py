@@ -55,16 +55,26 @@ def judged(
     replicates: tuple[int, ...] = (),
     failed: int = 0,
 ) -> Finding:
-    """The finding that a measurement makes: it agrees within the tolerance, and disagrees beyond it."""
-    agrees = math.isfinite(measured) and abs(measured - expected.value) <= expected.tolerance
+    """The finding that a measurement makes: it agrees within the tolerance, and disagrees beyond it.
+
+    Where it disagrees and its interval still reaches into the tolerance, nothing is decided: 'not testable', and the reason says so.
+    """
+    verdict, reason = expected.agreed, ""
+    if not (math.isfinite(measured) and abs(measured - expected.value) <= expected.tolerance):
+        low, high = expected.value - expected.tolerance, expected.value + expected.tolerance
+        verdict = "not confirmed"
+        if interval[0] <= high and interval[1] >= low:
+            verdict = "not testable"
+            reason = f"the interval [{interval[0]:.3g}, {interval[1]:.3g}] is too wide to tell; use more sizes or replicates."
     return Finding(
         expected=expected,
         measured=measured,
         interval=interval,
-        verdict=expected.agreed if agrees else "not confirmed",
+        verdict=verdict,
         sizes=sizes,
         replicates=replicates,
         failed=failed,
+        reason=reason,
     )
 
 

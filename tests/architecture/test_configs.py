@@ -9,13 +9,16 @@ import jax
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method, build_spec
+from moejax.core.spec import build_method, build_spec, methods
 from moejax.train.loop import Train
 from moejax.train.optimizers import Optimizer
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py"))
-TRAINING = [file for file in FILES if not file.startswith("configs/compress/")]  # the others: tests/experiments
+TRAINING = [
+    file for file in FILES if not file.startswith(("configs/compress/", "configs/theory/"))
+]  # compress: tests/experiments
+STUDIES = [file for file in FILES if file.startswith("configs/theory/")]
 PARTS = {"name", "seed", "model", "task", "data", "optimizer", "train"}
 
 
@@ -63,6 +66,17 @@ def test_its_smoke_variant_is_small(file):
     assert train.steps == 2
     params, _ = jax.eval_shape(task.init, jax.random.key(0))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params)) < 1_000_000
+
+
+@pytest.mark.parametrize("file", STUDIES)
+def test_a_study_builds_in_full_and_small(file):
+    full, small = (build_method("theory.studies", load(file).get_config(arg).to_dict()) for arg in ("", "smoke"))
+    assert pathlib.Path(file).stem == load(file).get_config().name and type(full) is type(small)
+    assert len(small.parts) <= len(full.parts) and small != full
+
+
+def test_every_study_has_a_config():
+    assert {pathlib.Path(file).stem for file in STUDIES} == set(methods("theory.studies"))
 
 
 @pytest.mark.parametrize("file", FILES)

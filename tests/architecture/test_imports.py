@@ -24,8 +24,8 @@ ROOMS = {
     # linear: the structure of compressed parameters, which a run's config carries
     "train": {"core", "linear", "tasks", "sharding"},
     # layers: what a model is counted in; dispatch: who really computed what, after capacity; linear, compress: the
-    # comparison of compressed models; diffusion, tasks: the denoiser that samples and whose experts are watched
-    "evals": {"core", "linear", "models", "data", "layers", "dispatch", "compress", "diffusion", "tasks"},
+    # comparison of compressed models; diffusion, tasks: the denoiser that samples and whose experts are watched; theory: studies
+    "evals": {"core", "linear", "models", "data", "layers", "dispatch", "compress", "diffusion", "tasks", "theory"},
     # moejax_kernels: sums over the rows of each expert
     "compress": {"core", "linear", "experts", "moejax_kernels"},
     "planning": {"core", "sharding", "train", "evals"},

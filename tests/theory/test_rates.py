@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
-from moejax.theory.findings import Expected
+from moejax.theory.findings import Expected, judged
 from moejax.theory.rates import error_curves, rate, rate_findings
 
 SIZES = (100, 1000, 10_000, 100_000)
@@ -72,3 +72,11 @@ def test_curves_leave_out_sizes_without_a_finite_error():
     (curve,) = error_curves(errors, ["a"], summary="median", label="error of {}")
     assert curve.label == "error of a" and curve.x.tolist() == [10] and curve.y.tolist() == [2.0]
     assert curve.low.tolist() == [1.5] and curve.high.tolist() == [3.0]
+
+
+def test_a_wide_interval_decides_nothing():
+    claim = Expected(quantity="a", value=-0.5, tolerance=0.05)
+    found = judged(claim, -0.7, (-1.0, -0.4))
+    assert found.verdict == "not testable" and "[-1, -0.4] is too wide" in found.reason
+    assert judged(claim, -0.7, (-0.8, -0.6)).verdict == "not confirmed"
+    assert judged(claim, -0.52, (-1.0, -0.4)).verdict == "confirmed"
