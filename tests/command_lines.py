@@ -18,7 +18,8 @@ import tempfile
 import time
 import traceback
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+from tests.child_programs import ROOT, environment
+
 IMPORTED = (
     "matplotlib.pyplot",
     "moejax.compress",
@@ -30,7 +31,7 @@ IMPORTED = (
 )
 
 
-def typed(root, script, *arguments, seconds=900, **environment):
+def typed(root, script, *arguments, seconds=900, **variables):
     """`python experiments/SCRIPT ARGUMENTS...` in `root`, with more environment: a subprocess.CompletedProcess."""
     with tempfile.TemporaryDirectory() as folder:
         out, err = os.path.join(folder, "out"), os.path.join(folder, "err")
@@ -38,7 +39,7 @@ def typed(root, script, *arguments, seconds=900, **environment):
         order = {
             "line": line,
             "folder": str(root),
-            "environment": environment,
+            "environment": variables,
             "seconds": seconds,
             "out": out,
             "err": err,
@@ -57,14 +58,10 @@ def typed(root, script, *arguments, seconds=900, **environment):
 @functools.cache
 def _server():
     """One for every process of the tests; it ends with it, as its input does."""
-    paths = [str(ROOT), str(ROOT / "kernels"), str(ROOT / "experiments")]
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "OPENBLAS_NUM_THREADS": "1",  # so that no thread of its own is there to be lost in a fork
-        "PYTHONPATH": os.pathsep.join(paths),
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
-    }
+    env = environment(
+        OPENBLAS_NUM_THREADS="1",  # so that no thread of its own is there to be lost in a fork
+        PYTHONPATH=os.pathsep.join(str(ROOT / folder) for folder in (".", "kernels", "experiments")),
+    )
     server = subprocess.Popen(
         [sys.executable, __file__], env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

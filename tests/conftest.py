@@ -12,13 +12,23 @@ import sys
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Tests compile thousands of small programs and run each a few times: compile fast, not well.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
-
 import contextlib
 import functools
 import gc
+import importlib.metadata
 from collections.abc import Iterator
+
+# Tests compile thousands of small programs and run each a few times: compile fast, not well. What they start inherits this.
+XLA_FLAGS = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    XLA_FLAGS.append(
+        "--xla_cpu_use_fusion_emitters=false"
+    )  # half the time of a compilation; later versions have no such flag
+os.environ.setdefault("XLA_FLAGS", " ".join(XLA_FLAGS))
 
 import jax
 import optax
@@ -40,7 +50,7 @@ jax.config.update("jax_platforms", os.environ["JAX_PLATFORMS"])
 if os.environ.get("MOEJAX_TEST_CACHE", "1") != "0":
     # Many tests compile the same small programs; the second worker and the second run read them from here.
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.kernels import eight_devices
+from tests.child_programs import output_of
 
 PROGRAM = """
 import jax, jax.numpy as jnp, numpy as np
@@ -38,4 +38,4 @@ print("eight devices agree")
 
 @pytest.mark.slow
 def test_sharded_batches_give_the_same_sums():
-    assert "eight devices agree" in eight_devices.output_of(PROGRAM)
+    assert "eight devices agree" in output_of("-c", PROGRAM)

@@ -1,25 +1,18 @@
 """Every exchange by every plan equals one device, in value and all gradients, whatever the mesh and the bank."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
+from tests.child_programs import lines_of
+
 pytestmark = pytest.mark.slow
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NARROW = {"bfloat16": 2e-2, "int8": 4e-2}  # what rounding tokens and gradients, twice each, may change
 
 
 def rows_of(*arguments):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("on_eight_devices.py")), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    return lines_of(pathlib.Path(__file__).with_name("on_eight_devices.py"), *arguments, seconds=1500)
 
 
 def wrong(rows, limit=1e-5):

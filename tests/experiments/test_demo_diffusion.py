@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.command_lines import typed
 
-pytestmark = pytest.mark.slow
+# One worker for all: what the fixture trains takes longest.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo_diffusion")]
 
 
 @pytest.fixture(scope="module")

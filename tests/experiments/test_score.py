@@ -7,7 +7,8 @@ import pytest
 
 from tests.command_lines import typed
 
-pytestmark = pytest.mark.slow
+# One worker for all: what the fixture trains takes longest.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("score")]
 
 
 def command(root, script, *arguments):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from moejax_kernels.grouped_matmul import grouped_matmul
 
-from tests.kernels import eight_devices
+from tests.child_programs import output_of
 
 # Those that run on a CPU as they are; Pallas kernels have files of their own.
 IMPLEMENTATIONS = ("reference", "xla")
@@ -201,4 +201,4 @@ print("eight devices agree")
 
 @pytest.mark.slow
 def test_inside_shard_map_on_eight_devices():
-    assert "eight devices agree" in eight_devices.output_of(SHARDED)
+    assert "eight devices agree" in output_of("-c", SHARDED)

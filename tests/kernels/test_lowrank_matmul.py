@@ -15,7 +15,7 @@ from moejax_kernels.lowrank_matmul import (
     lowrank_matmul,
 )
 
-from tests.kernels import eight_devices
+from tests.child_programs import output_of
 
 # Those that run on a CPU as they are; Pallas kernels have files of their own.
 IMPLEMENTATIONS = ("reference", "xla")
@@ -318,7 +318,7 @@ print("eight devices agree")
 
 @pytest.mark.slow
 def test_inside_shard_map_on_eight_devices():
-    assert "eight devices agree" in eight_devices.output_of(SHARDED)
+    assert "eight devices agree" in output_of("-c", SHARDED)
 
 
 def temporary_bytes(function, *arguments):

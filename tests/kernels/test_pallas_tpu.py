@@ -11,7 +11,7 @@ from moejax_kernels import tpu_memory
 from moejax_kernels.grouped_matmul import api, pallas_tpu_tiles, work_items
 from moejax_kernels.platforms import Target
 
-from tests.kernels import eight_devices
+from tests.child_programs import output_of
 from tests.kernels import numpy_oracle as oracle
 
 PATTERNS = [np.array(p, np.int32) * np.array([7, 3, 11, 1, 19], np.int32) for p in itertools.product((0, 1), repeat=5)]
@@ -166,7 +166,7 @@ np.testing.assert_allclose(dw, sum(b for _, b in alone), rtol=1e-5, atol=1e-5)
 @pytest.mark.slow
 def test_inside_shard_map():
     # The interpreter's own loops are not typed by mesh axis; on a TPU the check is on, as level (d) compiles it.
-    eight_devices.output_of(SHARDED.replace("CHECK", "False").replace('jax.lax.pcast(w, "data", to="varying")', "w"))
+    output_of("-c", SHARDED.replace("CHECK", "False").replace('jax.lax.pcast(w, "data", to="varying")', "w"))
 
 
 def test_work_items_by_hand():

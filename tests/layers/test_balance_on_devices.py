@@ -1,10 +1,8 @@
 """Balance losses are those of the global batch, whatever the mesh: eight simulated devices against one."""
 
-import json
-
 import pytest
 
-from tests.kernels.eight_devices import output_of
+from tests.child_programs import lines_of
 
 PROGRAM = """
 import json
@@ -39,7 +37,7 @@ for groups in ("each", "together"):
 
 @pytest.mark.slow
 def test_losses_on_eight_devices_equal_one():
-    each, together = (json.loads(line) for line in output_of(PROGRAM).splitlines())
+    each, together = lines_of("-c", PROGRAM)
     for _, alone, found, error in (each, together):
         assert alone.keys() == {"importance", "z", "balance", "device_balance", "sequence_balance"}
         assert found == pytest.approx(alone, rel=1e-5)

@@ -1,10 +1,8 @@
 """Two levels of routing through an exchange in two levels, on eight simulated devices."""
 
-import json
-
 import pytest
 
-from tests.kernels.eight_devices import output_of
+from tests.child_programs import lines_of
 
 PROGRAM = """
 import json
@@ -34,6 +32,6 @@ with jax.set_mesh(MeshSpec(data=1, expert=8).build()):
 
 @pytest.mark.slow
 def test_an_exchange_in_two_levels_equals_a_flat_one():
-    rows = [json.loads(line) for line in output_of(PROGRAM).splitlines()]
+    rows = lines_of("-c", PROGRAM)
     assert [row[0] for row in rows] == [None, 4]
     assert all(error <= 1e-5 * max(1.0, largest) for _, error, largest in rows)

@@ -17,7 +17,7 @@ from moejax.models.vit import VisionTransformer
 from moejax.sharding.rules import Rules, param_specs
 from moejax.train.checkpoints import Checkpoints
 from moejax.train.stored_leaves import fill
-from tests.kernels import eight_devices
+from tests.child_programs import output_of
 from tests.linear.leaf_examples import NAMES, close, drawn, normal
 
 FIRST = [name for name in NAMES if name.endswith("-0")]
@@ -214,5 +214,5 @@ CUT = [*FIRST, "shared_factor-1", "shared_basis-1"]
 @pytest.mark.parametrize("part", range(3))
 def test_inside_shard_map_on_eight_devices(part):
     names = CUT[part::3]
-    found = eight_devices.output_of(f"PART = {names}\n{ON_DEVICES}")
+    found = output_of("-c", f"PART = {names}\n{ON_DEVICES}")
     assert found.splitlines() == [*(f"{name} agrees" for name in names), "eight devices agree"]

@@ -1,17 +1,11 @@
 """Collectives of HLO texts: a small one by hand, and a real step of every exchange on eight devices."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from moejax.core.errors import SpecError
 from moejax.planning.collectives import Collective, bytes_by_kind, collectives
+from tests.child_programs import lines_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 TEXT = """HloModule jit_step, num_partitions=8
 
 %add (a: f32[], b: f32[]) -> f32[] {
@@ -156,14 +150,7 @@ for config in ({"name": "all_to_all"}, {"name": "all_to_all", "group": 2}, {"nam
 
 @pytest.mark.slow
 def test_bytes_of_real_programs():
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-    }
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    flat, levels, gather, ring = (json.loads(line) for line in done.stdout.splitlines())
+    flat, levels, gather, ring = lines_of("-c", EIGHT)
     slots = 4 * 8 * 3 * 16  # E C D float32 of the one group of each device
     assert flat == {"all-to-all": 2 * slots * 3 / 4}
     assert levels == {"all-to-all": 2 * (slots * 1 / 2 + slots * 1 / 2)}  # among 2 neighbours, then among 2 groups

@@ -1,18 +1,12 @@
 """Bytes and times of exchanges: by hand, and against the collectives of compiled programs on eight devices."""
 
-import json
-import os
-import pathlib
-import subprocess
-import sys
-
 import pytest
 
 from moejax.core.errors import SpecError
 from moejax.planning.exchange_costs import STRATEGIES, Layer, Phase, phases, seconds, sent
 from moejax.planning.links import Level, Links, links_of
+from tests.child_programs import lines_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LAYER = Layer(tokens=10, choices=2, experts=8, slots=24, width=16, number_bytes=4, latent=4)
 LINKS = Links(2, Level(1e6, 1e-3, "inner"), Level(1e5, 1e-2, "outer"), 1e9)
 
@@ -109,14 +103,7 @@ for name, (options, bank) in cases.items():
 
 @pytest.mark.slow
 def test_bytes_are_those_of_compiled_programs():
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")]),
-    }
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = dict(json.loads(line) for line in done.stdout.splitlines())
+    found = dict(lines_of("-c", EIGHT))
     # One group of ten tokens per device; eight experts of three slots.
     layer = Layer(tokens=10, choices=2, experts=8, slots=24, width=16, number_bytes=4, latent=4)
     for name, moved in found.items():

@@ -1,9 +1,5 @@
 """Rules, specs by leaf name, and meshes; the last test puts arrays on eight devices in a process of its own."""
 
-import os
-import pathlib
-import subprocess
-import sys
 from unittest import mock
 
 import jax
@@ -16,6 +12,7 @@ from moejax.sharding.constraints import constrain
 from moejax.sharding.mesh import AXIS_NAMES, MeshSpec
 from moejax.sharding.rules import Rules, param_specs, shardings, specs_like, split_fully
 from moejax.sharding.table import placed, table
+from tests.child_programs import output_of
 
 P = PartitionSpec
 
@@ -157,12 +154,4 @@ print("eight devices agree")
 
 
 def test_eight_devices():
-    root = pathlib.Path(__file__).resolve().parents[2]
-    env = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
-    }
-    done = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "eight devices agree" in done.stdout
+    assert "eight devices agree" in output_of("-c", EIGHT)

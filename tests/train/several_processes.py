@@ -1,13 +1,12 @@
 """Training in several local processes, and what happens when one of them is killed; prints JSON. Started by the tests.
 
-  python tests/train/several_processes.py FOLDER [KILLS]
+  python -m tests.train.several_processes FOLDER [KILLS]
 
 Prints one line for every kill: [process that was killed, exit code of the other, seconds until it ended, whether it said why,
 whether the run was resumed to its end with the parameters of an undisturbed one].
 """
 
 import json
-import os
 import pathlib
 import random
 import signal
@@ -19,8 +18,8 @@ import time
 import numpy as np
 
 from moejax.train.checkpoints import Checkpoints
+from tests.child_programs import ROOT, environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, SAVES = 30, 5
 BOUND = 60  # seconds within which the others must have ended
 
@@ -37,13 +36,7 @@ def start(folder, count, *flags, devices=1, model="vmoe"):
     coordinator = f"127.0.0.1:{free_port()}"
     processes = []
     for index in range(count):
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-        quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-        env |= {"XLA_FLAGS": f"{quick} --xla_force_host_platform_device_count={devices}"}
-        env |= {
-            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
+        env = environment(devices)
         if count > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": coordinator,

@@ -1,10 +1,6 @@
 """Training on meshes: the same losses and parameters as on one device, whatever is split."""
 
-import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import pytest
 
@@ -13,17 +9,13 @@ from moejax.sharding.mesh import MeshSpec
 from moejax.train.optimizers import Optimizer
 from moejax.train.program import Program
 from moejax.train.spec import Train
+from tests.child_programs import lines_of
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MIXED = "data=1,fsdp=2,expert=2,model=2"
 
 
-def output_of(script, *arguments):
-    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "kernels")])}
-    command = [sys.executable, str(pathlib.Path(__file__).with_name(script)), *arguments]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines()]
+def rows_of(script, *arguments):
+    return lines_of(pathlib.Path(__file__).with_name(script), *arguments)
 
 
 @pytest.mark.slow
@@ -37,14 +29,14 @@ def output_of(script, *arguments):
     ],
 )
 def test_twenty_steps_equal_those_of_one_device(router, exchange, meshes):
-    rows = output_of("on_eight_devices.py", router, exchange, *meshes)
+    rows = rows_of("on_eight_devices.py", router, exchange, *meshes)
     assert [row[0] for row in rows] == list(meshes)
     assert [row for row in rows if max(row[1:]) > 1e-5] == []
 
 
 @pytest.mark.slow
 def test_a_run_saved_on_eight_devices_goes_on_with_fewer(tmp_path):
-    rows = output_of("save_and_load.py", str(tmp_path))
+    rows = rows_of("save_and_load.py", str(tmp_path))
     assert [row[0] for row in rows] == [1, 2, 4]
     assert [row for row in rows if row[1] or row[2] > 1e-5] == []
 

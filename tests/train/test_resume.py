@@ -1,6 +1,5 @@
 """A run that is killed at random moments ends with the very bits of one that was left alone."""
 
-import os
 import pathlib
 import random
 import subprocess
@@ -12,6 +11,7 @@ import pytest
 
 from moejax.train.checkpoints import Checkpoints
 from moejax.train.records import read_rows
+from tests.child_programs import environment
 
 STEPS = 200
 CONFIG = "configs/vit/patchwork.py:smoke,model=vmoe"
@@ -26,11 +26,7 @@ OPTIONS = [
 
 def start(root, workdir, cache):
     command = [sys.executable, "experiments/train.py", "--config", CONFIG, "--workdir", str(workdir), *OPTIONS]
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "PYTHONPATH": os.pathsep.join([str(root), str(root / "kernels")]),
-    }
+    env = environment(JAX_COMPILATION_CACHE_DIR=str(cache))
     return subprocess.Popen(command, cwd=root, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
