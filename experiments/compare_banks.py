@@ -11,7 +11,6 @@ import datetime
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
@@ -46,20 +45,10 @@ def configs(banks: Sequence[str], matches: Sequence[str]) -> dict[str, tuple[str
     return found
 
 
-def finished(folder: Path) -> Any:
-    """The run in `folder` if it has its test results, else None."""
-    from moejax.core.errors import SpecError
-    from moejax.evals.runs import read_run
-
-    try:
-        run = read_run(folder)
-    except SpecError:
-        return None
-    return run if run.finished else None
-
-
 def train(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]]) -> None:
     """Trains what is not finished; ends the program when a run fails or is stopped."""
+    from moejax.evals.runs import finished_run
+
     jobs = [
         Job(
             name=f"{name} {seed}",
@@ -69,7 +58,7 @@ def train(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]]) ->
         )
         for seed in range(_SEEDS.value)
         for name, (_, _, argument) in wanted.items()
-        if finished(workdir / name / f"seed_{seed}") is None
+        if finished_run(workdir / name / f"seed_{seed}") is None
     ]  # fmt: skip
     print(f"{len(wanted)} models x {_SEEDS.value} seeds; {len(jobs)} runs to go", flush=True)
     steps = 2 if _SMOKE.value else _STEPS.value
@@ -97,10 +86,11 @@ def collect(workdir: Path, wanted: dict[str, tuple[str, tuple[str, ...], str]], 
     from step_times import read_config
 
     from moejax.evals.bank_comparison import Bank, accuracy_by_domain
+    from moejax.evals.runs import read_run
 
     banks = []
     for name, (bank, matches, argument) in wanted.items():
-        records = [finished(workdir / name / f"seed_{seed}").record for seed in range(_SEEDS.value)]
+        records = [read_run(workdir / name / f"seed_{seed}").record for seed in range(_SEEDS.value)]
         cost = summary(read_config(CONFIG, argument))
         costs = {field: cost.total(field) for field in ("activated_params", "flops_per_example")}
         banks.append(

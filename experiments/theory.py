@@ -42,7 +42,9 @@ def run_one() -> None:
         study = build_method("theory.studies", config)
         name = config.pop("name")
         command = shlex.join(["python", "experiments/theory.py", *sys.argv[1:]])
-        run = run_study(study, str(_WORKDIR.value), name=name, config=config, command=command, progress=not _QUIET.value)
+        run = run_study(
+            study, str(_WORKDIR.value), name=name, config=config, command=command, progress=not _QUIET.value
+        )
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

@@ -3,7 +3,8 @@
   python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=0 --workdir runs/vmoe
 
 Arguments: model=dense|vmoe|expert_choice|soft, seed, long (the recorded setting: more steps),
-steps, experts (of width mlp_dim), k (selected experts of vmoe), smoke (two tiny steps).
+steps, experts (of width mlp_dim), k (selected experts of vmoe), gate (of vmoe: linear|softmax|sigmoid|temperature|cosine|laplace|gaussian; softmax opens all experts, and computes experts times as much),
+smoke (two tiny steps).
 
 Every model has the same blocks; the MoE ones replace the feed-forward layers of the last two. A token passes k of
 k * experts experts of hidden width mlp_dim / k (V-MoE), or one of `experts` experts of width mlp_dim on average (expert
@@ -37,6 +38,7 @@ from moejax.core.arguments import parse
 from moejax.core.errors import SpecError, did_you_mean
 
 MODELS = ("dense", "vmoe", "expert_choice", "soft")
+GATES = ("linear", "softmax", "sigmoid", "temperature", "cosine", "laplace", "gaussian")
 TOKENS = 16  # of one picture: 32x32 pixels, patch_size 8
 GROUP_SIZE = 1024  # tokens routed together by vmoe and expert_choice: 64 pictures
 QUICK_STEPS = 2000
@@ -45,12 +47,16 @@ LONG_STEPS = 8000
 
 def get_config(arg: str = "") -> ConfigDict:
     """The demo's config; see the module's docstring for the arguments."""
-    args = parse(arg, model="dense", seed=0, long=False, steps=0, k=2, experts=8, smoke=False)
+    args = parse(arg, model="dense", seed=0, long=False, steps=0, k=2, experts=8, gate="linear", smoke=False)
     if args.model not in MODELS:
         raise SpecError(f"config argument model={args.model!r} is unknown.{did_you_mean(args.model, MODELS)}")
+    if args.gate not in GATES:
+        raise SpecError(f"config argument gate={args.gate!r} is unknown.{did_you_mean(args.gate, GATES)}")
+    if args.gate != "linear" and args.model != "vmoe":
+        raise SpecError(f"config argument gate={args.gate!r} is of model=vmoe, not of model={args.model}.")
     args.steps = args.steps or (LONG_STEPS if args.long else QUICK_STEPS)
     config = ConfigDict()
-    config.name = f"patchwork_{args.model}"
+    config.name = f"patchwork_{args.model}" + ("" if args.gate == "linear" else f"_{args.gate}")
     config.seed = args.seed
     config.model = model(args)
     config.task = {"name": "classification", "cross_entropy": "softmax", "label_smoothing": 0.1, "aux_loss_weight": 1.0}
@@ -115,15 +121,7 @@ def model(args: ConfigDict) -> ConfigDict:
 def moe(args: ConfigDict, mlp_dim: int) -> dict:
     """The MoE layer whose activated FLOPs are those of a dense layer of `mlp_dim`."""
     routers = {
-        "vmoe": {
-            "name": "top_k",
-            "num_experts": args.k * args.experts,
-            "num_selected_experts": args.k,
-            "capacity_factor": 1.05,
-            "importance_loss_weight": 0.005,
-            "load_loss_weight": 0.005,
-            "batch_priority": True,
-        },
+        "vmoe": top_k(args),
         "expert_choice": {"name": "expert_choice", "num_experts": args.experts, "capacity_factor": 1.0},
         "soft": {"name": "soft", "num_experts": args.experts, "num_slots": max(TOKENS // args.experts, 1)},
     }
@@ -133,6 +131,26 @@ def moe(args: ConfigDict, mlp_dim: int) -> dict:
         "experts": {"name": "mlp", "expert_dim": mlp_dim // split},
         "group_size": None if args.model == "soft" else GROUP_SIZE,
     }
+
+
+def top_k(args: ConfigDict) -> dict:
+    """The router of vmoe with the gate that `args.gate` names."""
+    found: dict[str, Any] = {
+        "name": "top_k",
+        "num_experts": args.k * args.experts,
+        "num_selected_experts": args.k,
+        "capacity_factor": 1.05,
+        "importance_loss_weight": 0.005,
+        "load_loss_weight": 0.005,
+        "batch_priority": True,
+    }
+    if args.gate == "softmax":
+        found |= {"num_selected_experts": found["num_experts"], "load_loss_weight": 0.0}
+    elif args.gate == "sigmoid":
+        found["scores"] = "sigmoid"
+    elif args.gate != "linear":
+        found["gate"] = {"name": args.gate}
+    return found
 
 
 def shrink(config: ConfigDict) -> ConfigDict:

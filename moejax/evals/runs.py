@@ -90,6 +90,15 @@ def read_run(folder: str | Path) -> Run:
     return Run(_record(config, rows, evaluation or {}), folder, rows, config, evaluation)
 
 
+def finished_run(folder: str | Path) -> Run | None:
+    """The run in `folder` if it has its test results, else None. Source: ours."""
+    try:
+        run = read_run(folder)
+    except SpecError:
+        return None
+    return run if run.finished else None
+
+
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Rows of metrics.jsonl, one per step.
 
