@@ -40,7 +40,9 @@ def test_gates_are_the_weights_of_the_router_that_selects_all(scores):
     weights = np.take_along_axis(np.asarray(plan.weight), np.argsort(np.asarray(plan.expert)), axis=-1)[0]
     experts = np.asarray(x[0]) * THETA.reshape(2, 4)[:, 2] + THETA.reshape(2, 4)[:, 3]
     model = LeastSquaresMoE(expert="linear", gating=scores)
-    np.testing.assert_allclose(values(model, THETA, np.asarray(x[0, :, 0])), (weights * experts).sum(axis=1), rtol=1e-6)
+    np.testing.assert_allclose(
+        values(model, THETA, np.asarray(x[0, :, 0], np.float64)), (weights * experts).sum(axis=1), rtol=1e-6
+    )
 
 
 def test_noiseless_means_give_the_truth_back():
@@ -90,5 +92,14 @@ def test_relu_experts_of_one_gate_may_trade_their_sizes():
 def test_measures_and_misuse():
     found = measure(THETA)
     assert found.log_mass.tolist() == [0.0, 0.5] and found.atoms["gate"].tolist() == [[1.0], [0.0]]
-    with pytest.raises(SpecError, match="expert='cubic' must be one of linear, relu"):
-        LeastSquaresMoE(expert="cubic")
+    with pytest.raises(SpecError, match="bound=0.0 must be above 0"):
+        LeastSquaresMoE(bound=0.0)
+
+
+def test_bounded_fits_stay_within():
+    model = LeastSquaresMoE(expert="linear", bound=2.5)
+    means = values(LeastSquaresMoE(expert="linear"), THETA)[None]
+    found = model.best_fits(np.full((1, 1, 8), 0.5) * np.arange(1, 9) / 8, X, means, iterations=60)
+    assert np.all(np.abs(found["params"]) <= 2.5) and np.any(
+        np.abs(found["params"]) > 2.4
+    )  # the truth's last bias is 3

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from moejax.core.errors import SpecError
-from moejax.theory.findings import Chart, Curve, Expected, Finding, judged
+from moejax.theory.findings import Chart, Curve, Expected, Finding, judged, untestable
 from moejax.theory.over_seeds import mean_finding, share_finding
 from moejax.theory.proximal_em import ProximalEM, divergence
 from moejax.theory.rates import check_protocol
@@ -155,13 +155,14 @@ class Lasso:
         largest = raw[f"n={max(self.sizes)}-p={self.dim}"]
         found = largest["found"][:, self._best(largest)].astype(np.float64) / 8
         place = np.concatenate([self._best_by_replicate(raw[part]) for part in self.parts])
+        logs = {part: np.log(values) for part, values in least.items()}
         within = [least[part] <= bound(*shapes[part]) * _true_size() for part in self.parts]
         return (
             mean_finding(near, np.log10(place)),
-            judged(order, *_slope(orders, best), sizes=self.sizes, failed=failed),
+            _slope_finding(order, orders, best, failed=failed),
             share_finding(below, np.concatenate(within)),
-            _one_sided(falls, by_n, {part: np.log(values) for part, values in least.items()}, -0.5),
-            _one_sided(grows, by_p, {part: np.log(values) for part, values in least.items()}, 0.5),
+            _slope_finding(falls, by_n, logs, above=-0.5),
+            _slope_finding(grows, by_p, logs, above=0.5),
             mean_finding(support, found),
         )
 
@@ -265,24 +266,28 @@ def _path(method: ProximalEM, start: Any, x: Array, y: Array, test: Array, penal
     return jax.lax.map(one, penalties)
 
 
-def _slope(at: Mapping[str, float], values: Mapping[str, np.ndarray]) -> tuple[float, tuple[float, float]]:
-    """Of the means of values over `at`, with the interval of resampled replicates."""
+def _slope_finding(
+    expected: Expected,
+    at: Mapping[str, float],
+    values: Mapping[str, np.ndarray],
+    *,
+    above: float | None = None,
+    failed: int = 0,
+) -> Finding:
+    """The slope of the means of values over `at`, with the interval of resampled replicates; above: by how much it exceeds that, at least 0.
+    'not testable' where a part has fewer than two finite values.
+    """
     draw, x = np.random.default_rng(0), np.array(list(at.values()))
-    kept = [values[part][np.isfinite(values[part])] for part in at]
-
-    def line(means: list[float]) -> float:
-        return float(np.polyfit(x, means, 1)[0])
-
-    slopes = [line([draw.choice(one, len(one)).mean() for one in kept]) for _ in range(500)]
-    low, high = np.quantile(slopes, [0.025, 0.975])
-    return line([one.mean() for one in kept]), (float(low), float(high))
-
-
-def _one_sided(expected: Expected, at: Mapping[str, float], values: Mapping[str, np.ndarray], limit: float) -> Finding:
-    """How far a slope lies above the limit, at least 0, with its interval."""
-    slope, (low, high) = _slope(at, values)
-    sizes = tuple(len(values[part]) for part in at)
-    return judged(expected, max(0.0, slope - limit), (max(0.0, low - limit), max(0.0, high - limit)), replicates=sizes)
+    kept = [values[part][np.isfinite(values[part])].astype(np.float64) for part in at]
+    if min(len(one) for one in kept) < 2:
+        return untestable(expected, "at some n and p fewer than two fits converged at the best lambda.", failed=failed)
+    rows = [np.array([one.mean() for one in kept])]
+    rows += [np.array([draw.choice(one, len(one)).mean() for one in kept]) for _ in range(500)]
+    slopes = np.polyfit(x, np.stack(rows, axis=1), 1)[0]
+    slopes = slopes if above is None else np.maximum(slopes - above, 0.0)
+    low, high = np.quantile(slopes[1:], [0.025, 0.975])
+    counts = tuple(len(one) for one in kept)
+    return judged(expected, float(slopes[0]), (float(low), float(high)), replicates=counts, failed=failed)
 
 
 EXAMPLES = (Lasso(),)

@@ -204,7 +204,7 @@ def _aligned(params: Any, x: Array, y: Array, study: RouterNormPruning) -> Bool[
     place = jnp.argmax(jnp.max(x[:, :, :_NUM_CLASSES], axis=2), axis=1)  # of the token that tells the class
     taken = jnp.any((token == place[:, None, None]) & (jax.nn.softmax(best) >= 1 / study.capacity), axis=2)
     told = jnp.where(y > 0, 0, 1)[:, None] == own[None]
-    return jnp.sum(taken & told, axis=0) > 0.5 * jnp.sum(told, axis=0)
+    return 2 * jnp.sum(taken & told, axis=0) > jnp.sum(told, axis=0)
 
 
 def _pruned_accuracy(

@@ -5,7 +5,7 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.theory.rates import rate
-from moejax.theory.studies.sigmoid_gate import TRUTH, SigmoidGate, nearest_expert
+from moejax.theory.studies.sigmoid_gate import TRUTH, SigmoidGate
 
 
 @pytest.mark.slow
@@ -13,16 +13,20 @@ def test_a_sigmoid_finds_the_experts_and_a_softmax_does_not():
     study = SigmoidGate(sizes=(10**7, 10**9, 10**11), replicates=10)
     medians = {}
     for kind in ("sigmoid-linear", "softmax-linear"):
-        errors = {n: study.errors(f"{kind}-{n}", study.estimates(f"{kind}-{n}")) for n in study.sizes}
+        errors = {n: study.errors(f"{kind}-{n}", study.estimates(f"{kind}-{n}"))["nearest"] for n in study.sizes}
         medians[kind] = rate(errors, summary="median")
     assert medians["sigmoid-linear"].slope == pytest.approx(-0.5, abs=0.1)
     assert medians["softmax-linear"].slope > -0.15
 
 
 def test_distances_by_hand():
-    fitted = np.concatenate([TRUTH + np.array([9, 9, 3, 4, 9, 9, 0, 0.5]), [0, 0, 50, 50]])
-    # the first expert is (3, 4) away: 5; the second 0.5; gates and the third atom do not count
-    assert nearest_expert(fitted[None]).tolist() == [5.5]
+    fitted = np.concatenate([TRUTH + np.array([9, 9, 3, 4, 9, 9, 0, 0.5]), [0, 0, 3, 1.25]])
+    # Experts (6, 5), (-2, 2), (3, 1.25), true ones (3, 1), (-2, 1.5): nearest to each true one 0.25 and 0.5; the first is 5 away.
+    study = SigmoidGate()
+    errors = study.errors("sigmoid-relu-1000000", {"params": fitted[None], "slope": np.zeros(1)})
+    assert errors["nearest"].tolist() == [0.75] and errors["every atom"].tolist() == [5.0]
+    lost = study.errors("sigmoid-relu-1000000", {"params": fitted[None], "slope": np.full(1, np.nan)})
+    assert np.isnan(lost["nearest"][0])
 
 
 def test_findings_name_what_is_not_identified():
@@ -37,14 +41,14 @@ def test_findings_name_what_is_not_identified():
 
     findings = {one.expected.quantity: one for one in study.findings({part: raw(part) for part in study.parts})}
     assert findings["sigmoid relu"].measured == pytest.approx(-0.5, abs=0.01)
-    assert findings["softmax gelu"].verdict == "not confirmed"
+    assert findings["softmax gelu, every atom"].verdict == "not confirmed"
     assert findings["softmax relu"].verdict == "not testable" and "trade their sizes" in findings["softmax relu"].reason
     assert findings["sigmoid below softmax, linear"].measured == 1.0
 
 
 def test_fits_that_have_not_converged_are_no_errors():
     study = SigmoidGate(sizes=(10**6, 10**7, 10**8), replicates=5, iterations=1, widths=(0.1,))
-    assert np.all(np.isnan(study.errors("sigmoid-relu-1000000", study.estimates("sigmoid-relu-1000000"))))
+    assert np.all(np.isnan(study.errors("sigmoid-relu-1000000", study.estimates("sigmoid-relu-1000000"))["nearest"]))
 
 
 def test_too_few_inputs_are_refused():
