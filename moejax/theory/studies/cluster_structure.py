@@ -166,7 +166,7 @@ def clustered(
 
 def predict(params: Any, x: Float[Array, "B D"]) -> tuple[Float[Array, "B"], Float[Array, "B E"]]:
     """Responses, and the chosen expert one-hot. params: 'router' [D E], 'kernel' [E D F], 'bias' [E F], 'out' [E F], 'offset' [E]. The
-    chosen expert counts with its softmax score, through which the router learns, times the number of experts at the start.
+    chosen expert is weighed by its softmax score, through which the router learns.
     """
     gates = jax.nn.softmax(x @ params["router"])
     chosen = jax.nn.one_hot(jnp.argmax(gates, axis=1), gates.shape[1])

@@ -156,11 +156,13 @@ class Lasso:
         found = largest["found"][:, self._best(largest)].astype(np.float64) / 8
         place = np.concatenate([self._best_by_replicate(raw[part]) for part in self.parts])
         logs = {part: np.log(values) for part, values in least.items()}
-        within = [least[part] <= bound(*shapes[part]) * _true_size() for part in self.parts]
+        ends = {part: values[np.isfinite(values)] for part, values in least.items()}
+        within = np.concatenate([ends[part] <= bound(*shapes[part]) * _true_size() for part in self.parts])
+        lost = sum(len(values) - len(ends[part]) for part, values in least.items())
         return (
             mean_finding(near, np.log10(place)),
             _slope_finding(order, orders, best, failed=failed),
-            share_finding(below, np.concatenate(within)),
+            share_finding(below, within, failed=lost),
             _slope_finding(falls, by_n, logs, above=-0.5),
             _slope_finding(grows, by_p, logs, above=0.5),
             mean_finding(support, found),
@@ -194,7 +196,7 @@ class Lasso:
                 square, line, _ = np.polyfit(grid[at - 1 : at + 2] - grid[at], np.log(row[at - 1 : at + 2]), 2)
                 found.append(grid[at] - line / (2 * square))
             else:
-                found.append(grid[at])
+                found.append(grid[at] if np.isfinite(row[at]) else np.nan)
         return np.exp(np.array(found))
 
     def _data(self, draw: np.random.Generator, num_examples: int, dim: int) -> tuple[np.ndarray, ...]:

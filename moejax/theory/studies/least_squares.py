@@ -42,7 +42,7 @@ _FLAT = "linear experts of one gate may move apart, a1 + t / p1 and a2 - t / p2 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LeastSquares:
     """grid: values of x in [-3, 3]. noise: standard deviation of responses. widths: of the starts about the truth, the same at
-    every size, so that no rate is that of the starts.
+    every size, so that no rate is that of the starts. bound: of all parameters, as the theorems ask for.
     """
 
     sizes: tuple[int, ...] = tuple(10**power for power in range(6, 13))
@@ -51,6 +51,7 @@ class LeastSquares:
     grid: int = 60
     noise: float = 0.01
     iterations: int = 200
+    bound: float = 8.0
     widths: tuple[float, ...] = (0.1, 0.1, 0.3, 0.3)
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ class LeastSquares:
         """'params' [R 4E], with 'value', 'slope' and 'curvature' [R] of the least squares, and 'function' [R], its error at the inputs."""
         kind, _, size = part.rpartition("-")
         num_examples, expert = int(size), kind.rpartition("-")[2]
-        model, extra = LeastSquaresMoE(expert=expert), not kind.startswith("exact")  # type: ignore[arg-type]
+        model, extra = LeastSquaresMoE(expert=expert, bound=self.bound), not kind.startswith("exact")  # type: ignore[arg-type]
         draw = np.random.default_rng((self.seed, EXPERTS.index(expert), extra, num_examples))
         x = np.linspace(-3, 3, self.grid)
         truth = host_regression(model, TRUTH, x)

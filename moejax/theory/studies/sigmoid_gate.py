@@ -1,7 +1,8 @@
 """One expert too many under a sigmoid gate and under a softmax: how far every true expert is from the nearest fitted one.
 
 Two atoms of a softmax share one true atom, where their errors cancel to some order, or to all of them. A sigmoid whose kernel is not
-zero is no sum of two others, so that the atom too many closes, and the true ones are found as if it were not there.
+zero is no sum of two others, so that the atom too many closes, and the true ones are found as if it were not there. Linear experts are
+the exception: s(u) h = h - s(-u) h, so that an expert's mirror image and one of a constant gate stand for it; starts lie near the truth.
 Source: Nguyen, Ho and Rinaldo 2024 ("Sigmoid gating is more sample efficient than softmax gating in mixture of experts"), theorems 2
     to 4 (their second regime, gate kernels that are not zero) and the figure that compares the two gates.
 Deviations: own truth, inputs on a grid, the error is that of the nearest fitted expert, since an expert too many has no true one under

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
+from moejax.theory.least_squares_moe import LeastSquaresMoE, host_regression
 from moejax.theory.rates import rate
 from moejax.theory.studies.sigmoid_gate import TRUTH, SigmoidGate
 
@@ -27,6 +28,23 @@ def test_distances_by_hand():
     assert errors["nearest"].tolist() == [0.75] and errors["every atom"].tolist() == [5.0]
     lost = study.errors("sigmoid-relu-1000000", {"params": fitted[None], "slope": np.full(1, np.nan)})
     assert np.isnan(lost["nearest"][0])
+
+
+def test_a_linear_expert_under_a_sigmoid_has_a_mirror_image():
+    first, second = TRUTH.reshape(2, 4)
+    constant = 0.7
+    image = -first
+    open_gate = np.concatenate([[constant, 0.0], first[2:] * (1 + np.exp(-constant))])
+    mirrored = np.concatenate([image, open_gate, second])
+    x = np.linspace(-3, 3, 30)
+    gaps = {
+        expert: np.abs(
+            host_regression(LeastSquaresMoE(expert=expert, gating="sigmoid"), mirrored, x)
+            - host_regression(LeastSquaresMoE(expert=expert, gating="sigmoid"), TRUTH, x)
+        ).max()
+        for expert in ("linear", "relu")
+    }
+    assert gaps["linear"] < 1e-13 and gaps["relu"] > 0.1
 
 
 def test_findings_name_what_is_not_identified():
