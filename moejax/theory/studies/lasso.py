@@ -35,7 +35,7 @@ class Lasso:
     """sizes: of samples, in `dim` dimensions; dims: with `size` examples. penalties: the grid of lambda, in units of the order of the bound,
     log(n) sqrt(log(2 p + 1) / n). num_test: inputs that the divergence is a mean over.
 
-    Raises SpecError for a grid of fewer than 3 penalties, or one that does not ascend.
+    Raises SpecError for a grid of fewer than 3 penalties or one that does not ascend, and for fewer than 2 dimensions.
     """
 
     sizes: tuple[int, ...] = (200, 400, 800, 1600, 3200)
@@ -53,6 +53,8 @@ class Lasso:
         check_protocol(self.sizes, self.replicates, 20)
         if len(self.penalties) < 3 or sorted(set(self.penalties)) != list(self.penalties) or self.penalties[0] <= 0:
             raise SpecError(f"penalties={self.penalties} must be at least 3 positive numbers that ascend.")
+        if len(set(self.dims)) < 2:
+            raise SpecError(f"dims={self.dims} must be at least two, for a growth with p.")
         if min(*self.dims, self.dim) < len(_GATE):
             raise SpecError(
                 f"dims={self.dims}, dim={self.dim} must be at least {len(_GATE)}, where the truth is not zero."

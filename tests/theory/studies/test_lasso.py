@@ -14,7 +14,7 @@ def small(**fields):
 
 @pytest.mark.slow
 def test_the_divergence_falls_and_the_support_is_found():
-    study = Lasso(sizes=(400, 800, 1600), dim=50, dims=(50,), size=800, replicates=5)
+    study = Lasso(sizes=(400, 800, 1600), dim=50, dims=(25, 50), size=800, replicates=5)
     raw = {part: study.estimates(part) for part in study.parts}
     findings = {one.expected.quantity: one for one in study.findings(raw)}
     assert findings["fall with n short of 1/2"].verdict == "confirmed"
@@ -55,5 +55,7 @@ def test_a_small_run_has_all_its_numbers():
 def test_misuse_is_refused():
     with pytest.raises(SpecError, match="ascend"):
         small(penalties=(0.1, 0.05, 0.2))
-    with pytest.raises(SpecError, match="dims"):
-        small(dims=(3,))
+    with pytest.raises(SpecError, match="at least 7, where the truth"):
+        small(dims=(3, 12))
+    with pytest.raises(SpecError, match="at least two"):
+        small(dims=(12,))
