@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 
-def norm_growth(before: Float[np.ndarray, "... D E"], after: Float[np.ndarray, "... D E"]) -> Float[np.ndarray, "... E"]:
+def norm_growth(
+    before: Float[np.ndarray, "... D E"], after: Float[np.ndarray, "... D E"]
+) -> Float[np.ndarray, "... E"]:
     """Length of every expert's column of a router kernel after fine-tuning minus before it; negative where it shrank."""
     return np.linalg.norm(after, axis=-2) - np.linalg.norm(before, axis=-2)
 
