@@ -29,12 +29,14 @@ _PANELS, _DEGREE = 32, 12
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class EMFit:
-    """params [R 5 E], value [R]: log-likelihood per example before the last step; iterations [R]; converged [R]: stopped by the rule."""
+    """Of R replicates from T starts: params [R T 5 E]; value [R T]: log-likelihood per example before the last step; iterations [R T];
+    converged [R T]: stopped by the rule.
+    """
 
-    params: Float[Array, "R _"]
-    value: Float[Array, "R"]
-    iterations: Int[Array, "R"]
-    converged: Bool[Array, "R"]
+    params: Float[Array, "... _"]
+    value: Float[Array, "..."]
+    iterations: Int[Array, "..."]
+    converged: Bool[Array, "..."]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,10 +57,15 @@ class EM:
                 f"{self.gate_iterations} of at least 1."
             )
 
-    def fit(self, starts: Float[np.ndarray, "R _"], x: Float[np.ndarray, "_"], y: Float[np.ndarray, "R _"]) -> EMFit:
-        """All replicates, which share their inputs x; packed parameters as in `softmax_gaussian`. One compilation for all sizes up to a
-        power of two of blocks.
+    def fit(self, starts: Float[np.ndarray, "R T _"], x: Float[np.ndarray, "_"], y: Float[np.ndarray, "R _"]) -> EMFit:
+        """All replicates, which share their inputs x, from all of their starts [R T 5 E], packed as in `softmax_gaussian`.
+
+        It compiles once for all numbers of examples up to a power of two. Raises SpecError where shapes do not match.
         """
+        if len(starts) != len(y) or y.shape[1] != len(x):
+            raise SpecError(
+                f"starts of {len(starts)} replicates for responses of {len(y)}, {y.shape[1]} of each at {len(x)} inputs; these must agree."
+            )
         blocks = 1 << max(0, math.ceil(math.log2(len(x) / _BLOCK)))
         padding = blocks * _BLOCK - len(x)
         nodes, weights = gate_nodes(x)
@@ -123,12 +130,12 @@ def gate_nodes(x: Float[np.ndarray, "_"]) -> tuple[Float[np.ndarray, "_"], Float
 
 @functools.partial(jax.jit, static_argnums=0)
 def _fit(em: EM, starts: Array, x: Array, y: Array, num_examples: Array, nodes: Array, weights: Array) -> EMFit:
-    """One replicate after the other: each stops by itself."""
+    """One after the other: each stops by itself."""
 
-    def one(arrays: tuple[Array, Array]) -> EMFit:
-        start, y = arrays
+    gates = jnp.stack([jnp.ones_like(nodes), nodes])  # what gates are linear in [2 Q]
+
+    def one(start: Array, y: Array) -> EMFit:
         rows = start.reshape(-1, WIDTH)
-        gates = jnp.stack([jnp.ones_like(nodes), nodes])  # features of gates [2 Q]
 
         def unfinished(carry: tuple[Array, ...]) -> Array:
             _, _, iteration, converged = carry
@@ -148,7 +155,7 @@ def _fit(em: EM, starts: Array, x: Array, y: Array, num_examples: Array, nodes: 
         )
         return EMFit(rows.reshape(-1), value / num_examples.astype(value.dtype), iteration, converged)
 
-    return jax.lax.map(one, (starts, y))
+    return jax.lax.map(lambda pair: jax.lax.map(lambda start: one(start, pair[1]), pair[0]), (starts, y))
 
 
 def _expectation(rows: Array, x: Array, y: Array, num_examples: Array) -> tuple[Array, Array]:

@@ -5,6 +5,7 @@ variance. A climb finds the one it starts in; the larger of them is the estimate
 Source: ours; the shapes are those of `polynomial_systems.two_atoms`, their sizes the rates of Ho and Nguyen 2016.
 """
 
+import dataclasses
 import math
 
 import jax
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from moejax.core.errors import SpecError
-from moejax.theory.newton import Fit
+from moejax.theory.newton import Fit, Objective, maximise
 from moejax.theory.softmax_gaussian import BIAS, KERNEL, LOG_VARIANCE, SHIFT, WEIGHT, WIDTH
 
 SHAPES = ("location", "variance", "skewed")
@@ -50,6 +51,29 @@ def last_gate(size: int) -> Bool[np.ndarray, "_"]:
     free = np.ones((size // WIDTH, WIDTH), bool)
     free[-1, [BIAS, KERNEL]] = False
     return free.reshape(-1)
+
+
+def directions(size: int) -> Float[np.ndarray, "_ _"]:
+    """Moves [size, size - 3] of packed parameters that hold the last atom's gate and the ratio of the first two atoms' masses.
+
+    The ratio has no true value where both atoms are one in truth: it is a choice of the starts, and the likelihood hardly sees it.
+    """
+    moves = np.eye(size)[:, last_gate(size)]
+    moves[WIDTH + BIAS, BIAS] = 1.0
+    return np.delete(moves, WIDTH + BIAS, axis=1)
+
+
+def climb(
+    objective: Objective, start: Float[Array, "_"], moves: Float[Array, "_ _"], *, iterations: int
+) -> Fit:
+    """`newton.maximise` within `start` plus combinations of the columns of `moves` [P Q]; params [P] are the full ones."""
+
+    def along(place: Float[Array, "_"]) -> tuple[Array, Array, Array]:
+        value, gradient, hessian = objective(start + moves @ place)
+        return value, moves.T @ gradient, moves.T @ hessian @ moves
+
+    fit = maximise(along, jnp.zeros(moves.shape[1], start.dtype), iterations=iterations)
+    return dataclasses.replace(fit, params=start + moves @ fit.params)
 
 
 def highest(fits: Fit) -> tuple[Fit, Array]:
