@@ -57,7 +57,7 @@ class EM:
                 f"{self.gate_iterations} of at least 1."
             )
 
-    def fit(self, starts: Float[np.ndarray, "R T _"], x: Float[np.ndarray, "_"], y: Float[np.ndarray, "R _"]) -> EMFit:
+    def fit(self, starts: Float[np.ndarray, "R T _"], x: Float[np.ndarray, "_"], y: Float[np.ndarray, "_ _"]) -> EMFit:
         """All replicates, which share their inputs x, from all of their starts [R T 5 E], packed as in `softmax_gaussian`.
 
         It compiles once for all numbers of examples up to a power of two. Raises SpecError where shapes do not match.
@@ -66,7 +66,7 @@ class EM:
             raise SpecError(
                 f"starts of {len(starts)} replicates for responses of {len(y)}, {y.shape[1]} of each at {len(x)} inputs; these must agree."
             )
-        blocks = 1 << max(0, math.ceil(math.log2(len(x) / _BLOCK)))
+        blocks = 8 << max(0, math.ceil(math.log2(len(x) / _BLOCK / 8)))
         padding = blocks * _BLOCK - len(x)
         nodes, weights = gate_nodes(x)
         with jax.enable_x64(True):
@@ -131,7 +131,6 @@ def gate_nodes(x: Float[np.ndarray, "_"]) -> tuple[Float[np.ndarray, "_"], Float
 @functools.partial(jax.jit, static_argnums=0)
 def _fit(em: EM, starts: Array, x: Array, y: Array, num_examples: Array, nodes: Array, weights: Array) -> EMFit:
     """One after the other: each stops by itself."""
-
     gates = jnp.stack([jnp.ones_like(nodes), nodes])  # what gates are linear in [2 Q]
 
     def one(start: Array, y: Array) -> EMFit:
@@ -149,10 +148,8 @@ def _fit(em: EM, starts: Array, x: Array, y: Array, num_examples: Array, nodes: 
             converged = jnp.abs((value - before) / before) <= em.tolerance
             return jnp.concatenate([gate, _expert_step(moments)], axis=1), value, iteration + 1, converged
 
-        infinite = jnp.asarray(-jnp.inf, rows.dtype)
-        rows, value, iteration, converged = jax.lax.while_loop(
-            unfinished, step, (rows, infinite, jnp.asarray(0), jnp.asarray(False))
-        )
+        carry: tuple[Array, ...] = (rows, jnp.asarray(-jnp.inf, rows.dtype), jnp.asarray(0), jnp.asarray(False))
+        rows, value, iteration, converged = jax.lax.while_loop(unfinished, step, carry)
         return EMFit(rows.reshape(-1), value / num_examples.astype(value.dtype), iteration, converged)
 
     return jax.lax.map(lambda pair: jax.lax.map(lambda start: one(start, pair[1]), pair[0]), (starts, y))
@@ -170,13 +167,14 @@ def _expectation(rows: Array, x: Array, y: Array, num_examples: Array) -> tuple[
         off = column - weight * row - shift
         joint = constant + kernel * row - 0.5 * off * off * inverse
         top = jnp.max(joint, axis=0, keepdims=True)
-        parts = jnp.exp(joint - top)
+        # Without the barrier every sum below would take the exponentials again.
+        parts, top = jax.lax.optimization_barrier((jnp.exp(joint - top), top))
         total = jnp.sum(parts, axis=0, keepdims=True)
         products = jnp.prod(jnp.where(inside, total, 1.0).reshape(_GROUP, -1), axis=0)
         value = jnp.sum(jnp.where(inside, top, 0.0)) + jnp.sum(jnp.log(products))
         ones = inside.astype(row.dtype)
         features = jnp.concatenate([ones, row * ones, column * ones, row * row, row * column, column * column])
-        return sums[0] + value, sums[1] + (parts / total) @ features.T
+        return sums[0] + value, sums[1] + (parts * (1 / total)) @ features.T
 
     start = (jnp.zeros((), rows.dtype), jnp.zeros((len(rows), 6), rows.dtype))
     return jax.lax.fori_loop(0, (num_examples + _BLOCK - 1) // _BLOCK, block, start)
@@ -217,5 +215,5 @@ def _gate_step(em: EM, gate: Array, owned: Array, features: Array, weights: Arra
         kept = jnp.where(better, new, gate), jnp.where(better, found, value)
         return *kept, jnp.where(better, jnp.minimum(2 * scale, 1.0), scale / 2), iteration + 1, done
 
-    carry = (gate, criterion(gate), jnp.ones((), gate.dtype), jnp.asarray(0), jnp.asarray(False))
+    carry: tuple[Array, ...] = (gate, criterion(gate), jnp.ones((), gate.dtype), jnp.asarray(0), jnp.asarray(False))
     return jax.lax.while_loop(lambda carry: ~carry[4] & (carry[3] < em.gate_iterations), step, carry)[0]

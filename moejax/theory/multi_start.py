@@ -63,9 +63,7 @@ def directions(size: int) -> Float[np.ndarray, "_ _"]:
     return np.delete(moves, WIDTH + BIAS, axis=1)
 
 
-def climb(
-    objective: Objective, start: Float[Array, "_"], moves: Float[Array, "_ _"], *, iterations: int
-) -> Fit:
+def climb(objective: Objective, start: Float[Array, "_"], moves: Float[Array, "_ _"], *, iterations: int) -> Fit:
     """`newton.maximise` within `start` plus combinations of the columns of `moves` [P Q]; params [P] are the full ones."""
 
     def along(place: Float[Array, "_"]) -> tuple[Array, Array, Array]:

@@ -40,7 +40,9 @@ def fit_two_sides(x: Float[np.ndarray, "_"], y: Float[np.ndarray, "_"], *, fewes
     Raises SpecError where no place of the boundary leaves `fewest` (at least 3) on both sides, and for inputs that are not finite.
     """
     if fewest < 3 or len(x) < 2 * fewest:
-        raise SpecError(f"{len(x)} examples leave no two sides of fewest={fewest}; use at least twice as many, and 3 or more.")
+        raise SpecError(
+            f"{len(x)} examples leave no two sides of fewest={fewest}; use at least twice as many, and 3 or more."
+        )
     if not (np.all(np.isfinite(x)) and np.all(np.isfinite(y))):
         raise SpecError("an input or a response is not finite; leave such examples out.")
     order = np.argsort(x, kind="stable")
@@ -51,7 +53,9 @@ def fit_two_sides(x: Float[np.ndarray, "_"], y: Float[np.ndarray, "_"], *, fewes
     right = np.cumsum(features[:, ::-1], axis=1)[:, ::-1][:, 1:]
     places = np.flatnonzero((x[1:] > x[:-1]) & (left[0] >= fewest) & (right[0] >= fewest))
     if not len(places):
-        raise SpecError("no two neighbouring inputs differ where both sides have enough examples; use inputs that vary.")
+        raise SpecError(
+            "no two neighbouring inputs differ where both sides have enough examples; use inputs that vary."
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         fits = [_regression(sums[:, places]) for sums in (left, right)]
         lost = sum(sums[0, places] * np.log(fit[2]) for sums, fit in zip((left, right), fits, strict=True))

@@ -22,7 +22,7 @@ from moejax.theory.findings import Chart, Curve, Expected, Finding, judged
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.lattice import Lattice
 from moejax.theory.multi_start import last_gate
-from moejax.theory.newton import maximise
+from moejax.theory.newton import Fit, maximise
 from moejax.theory.polynomial_systems import r_bar
 from moejax.theory.softmax_gaussian import BIAS, KERNEL, LOG_VARIANCE, SHIFT, WEIGHT, WIDTH, derivatives, pack, unpack
 from moejax.theory.studies.contract import Raw
@@ -86,10 +86,18 @@ class Modulus:
                 "power is a bound that holds and is not attained",
             ),
             Expected(
-                quantity="weight", value=2.0, tolerance=0.15, published=whole / 2, why="exponent of t in sqrt(KL): n^(-1/4)"
+                quantity="weight",
+                value=2.0,
+                tolerance=0.15,
+                published=whole / 2,
+                why="exponent of t in sqrt(KL): n^(-1/4)",
             ),
             Expected(
-                quantity="log variance", value=2.0, tolerance=0.15, published=whole / 2, why="exponent of t in sqrt(KL): n^(-1/4)"
+                quantity="log variance",
+                value=2.0,
+                tolerance=0.15,
+                published=whole / 2,
+                why="exponent of t in sqrt(KL): n^(-1/4)",
             ),
         )
 
@@ -104,12 +112,12 @@ class Modulus:
         kept: dict[str, list[np.ndarray]] = {name: [] for name in ("kl", "hellinger", "slope", "params")}
         with jax.enable_x64(True):
             fits = _fitted(jnp.asarray(starts), jnp.asarray(free), self.iterations)
-            fits = {name: np.asarray(getattr(fits, name)) for name in ("params", "value", "slope")}
-        for values, slopes, params in zip(fits["value"], fits["slope"], fits["params"], strict=True):
-            best = int(np.nanargmax(values))
-            distance = between(GaussianMoE(), TRUTH, unpack(params[best]), LATTICE)
-            for name, value in (distance | {"slope": slopes[best], "params": params[best]}).items():
-                kept[name].append(np.asarray(value))
+            best = np.nanargmax(np.asarray(fits.value), axis=1)
+            for index, chosen in enumerate(best):
+                params = fits.params[index, int(chosen)]
+                found = between(GaussianMoE(), TRUTH, unpack(params), LATTICE)
+                for name, value in (found | {"slope": fits.slope[index, int(chosen)], "params": params}).items():
+                    kept[name].append(np.asarray(value))
         return {name: np.stack(values) for name, values in kept.items()}
 
     def exponents(self, raw: Raw, name: str = "kl") -> Float[np.ndarray, "_"]:
@@ -128,7 +136,8 @@ class Modulus:
 
     def chart(self, raw: Mapping[str, Raw]) -> Chart:
         curves = tuple(
-            Curve(label=part.replace("-", " "), x=np.array(self.distances), y=np.sqrt(own["kl"])) for part, own in raw.items()
+            Curve(label=part.replace("-", " "), x=np.array(self.distances), y=np.sqrt(own["kl"]))
+            for part, own in raw.items()
         )
         return Chart(curves=curves, x_label="distance t of one atom", y_label="sqrt(KL)")
 
@@ -156,12 +165,12 @@ def _parted(true: Float[np.ndarray, "_ _"], place: int, shift: float, twin: str)
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _fitted(starts: Float[Array, "_ _ _"], free: Array, iterations: int):  # noqa: ANN202
+def _fitted(starts: Float[Array, "_ _ _"], free: Array, iterations: int) -> Fit:
     x, y = jnp.asarray(LATTICE.x), jnp.asarray(LATTICE.y)
     truth = GaussianMoE().log_density(jax.tree.map(jnp.asarray, TRUTH), x, y)
     probability = jnp.exp(truth) * (LATTICE.step / LATTICE.num_inputs)
 
-    def one(start: Float[Array, "_"]):  # noqa: ANN202
+    def one(start: Float[Array, "_"]) -> Fit:
         return maximise(lambda theta: derivatives(theta, x, y, probability), start, iterations=iterations, free=free)
 
     return jax.lax.map(jax.vmap(one), starts)

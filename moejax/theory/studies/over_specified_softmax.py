@@ -137,10 +137,10 @@ class OverSpecifiedSoftmax:
             probabilities = LATTICE.probabilities(np.asarray(log_density))
             rows = [LATTICE.counts(probabilities, num_examples, draw) / num_examples for _ in range(self.replicates)]
             counts = jnp.asarray(np.stack(rows))
-            starts = jnp.asarray(
-                np.stack([split_starts(truth, num_examples, draw) for _ in range(self.replicates)])
-            )
-            found = {name: np.asarray(value) for name, value in _fitted(starts, counts, self.iterations, self.more).items()}
+            starts = jnp.asarray(np.stack([split_starts(truth, num_examples, draw) for _ in range(self.replicates)]))
+            found = {
+                name: np.asarray(value) for name, value in _fitted(starts, counts, self.iterations, self.more).items()
+            }
             at_truth = np.asarray(counts @ log_density)
         return {
             "params": found["params"],

@@ -66,9 +66,7 @@ class PublishedEM:
 
     @property
     def claim(self) -> str:
-        return (
-            "The published simulation shows D1 and D2 to fall as n^(-1/2), with two and with three fitted experts (softmax paper, section 4)."
-        )
+        return "The published simulation shows D1 and D2 to fall as n^(-1/2), with two and with three fitted experts (softmax paper, section 4)."
 
     @property
     def protocol(self) -> str:
