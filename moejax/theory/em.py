@@ -117,14 +117,15 @@ def gate_nodes(x: Float[np.ndarray, "_"]) -> tuple[Float[np.ndarray, "_"], Float
     if len(x) <= count:
         padding = count - len(x)
         return np.pad(x, (0, padding)), np.pad(np.ones(len(x)), (0, padding))
-    low, width = float(x.min()), float(x.max() - x.min()) / _PANELS
-    panel = np.minimum(((x - low) / width).astype(np.int64), _PANELS - 1)
-    local = 2 * ((x - low) / width - panel) - 1
-    chebyshev = np.polynomial.chebyshev.chebvander(local, _DEGREE - 1)
-    sums = np.stack([np.bincount(panel, column, _PANELS) for column in chebyshev.T], axis=1)
+    x = np.sort(x)
+    edges = np.linspace(x[0], x[-1], _PANELS + 1)
+    places = np.searchsorted(x, edges[1:-1])
+    low, width = edges[:-1, None], float(edges[1] - edges[0])
+    locals_ = (2 * (own - edge) / width - 1 for own, edge in zip(np.split(x, places), edges, strict=False))
+    sums = np.stack([np.polynomial.chebyshev.chebvander(own, _DEGREE - 1).sum(axis=0) for own in locals_])
     points = np.polynomial.chebyshev.chebpts1(_DEGREE)
     weights = sums @ np.linalg.inv(np.polynomial.chebyshev.chebvander(points, _DEGREE - 1))
-    nodes = low + width * (np.arange(_PANELS)[:, None] + (points[None] + 1) / 2)
+    nodes = low + width * (points[None] + 1) / 2
     return nodes.reshape(-1), weights.reshape(-1)
 
 

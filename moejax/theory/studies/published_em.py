@@ -37,6 +37,7 @@ _PUBLISHED = {
 }
 _NEAR = 0.05  # of one, the mass of the duplicated expert
 _RESAMPLES = 1000
+_TOGETHER = 10  # replicates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -202,14 +203,22 @@ class PublishedEM:
     def _fitted(self, num_examples: int, num_experts: int) -> dict[str, Any]:
         """One size; of several starts the one of the highest log-likelihood."""
         draw = np.random.default_rng((self.seed, num_experts, num_examples))
-        x = np.linspace(0, 1, num_examples)
-        y = _responses(x, self.replicates, draw)
         tries = 1 if num_experts == 2 else self.tries
-        starts = published_starts(pack(TRUTH), num_experts, num_examples, self.replicates * tries, draw)
-        fit = self.em.fit(starts.reshape(self.replicates, tries, -1), x, y)
+        left, found = self.replicates, []
+        while left:
+            found.append(self._best(num_experts, num_examples, min(left, _TOGETHER), tries, draw))
+            left -= len(found[-1]["value"])
+        return {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+    def _best(self, num_experts: int, num_examples: int, replicates: int, tries: int, draw: np.random.Generator) -> Any:
+        """Some replicates of one size: few enough that the allocator keeps their memory."""
+        x = np.linspace(0, 1, num_examples)
+        y = _responses(x, replicates, draw)
+        starts = published_starts(pack(TRUTH), num_experts, num_examples, replicates * tries, draw)
+        fit = self.em.fit(starts.reshape(replicates, tries, -1), x, y)
         values = np.asarray(fit.value)
         best = np.argmax(np.where(np.isfinite(values), values, -np.inf), axis=1)
-        chosen = (np.arange(self.replicates), best)
+        chosen = (np.arange(replicates), best)
         return {
             "params": np.asarray(fit.params)[chosen],
             "value": values[chosen],
