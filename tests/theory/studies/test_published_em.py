@@ -19,7 +19,7 @@ def test_slopes_of_two_experts_and_the_floor_of_three():
     share = found["share of D2 near 1"]
     assert share.measured >= 0.4 and share.verdict == "artefact"
     median = found["median of D2 over translations"]
-    assert median.measured < 0.05 and median.verdict == "artefact"
+    assert median.measured < 0.05 and median.verdict == "confirmed with the corrected protocol"
     assert found["D1 at n = 100000"].failed == 0
 
 
