@@ -59,9 +59,7 @@ class MultinomialMoE:
             return np.asarray(jnp.einsum("mnp,mn,mnq->pq", scores, weight, scores))
 
 
-def split_constant_expert(
-    params: Any, expert: int, share: float, probabilities: Float[np.ndarray, "N"]
-) -> Any:
+def split_constant_expert(params: Any, expert: int, share: float, probabilities: Float[np.ndarray, "N"]) -> Any:
     """The same density with one expert more: a constant expert (slope zero), replaced by two of the same gate kernel.
 
     The first has these probabilities and `share` of the mass; the second has what is left, (q - share * probabilities) / (1 - share),

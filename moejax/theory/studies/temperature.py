@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from moejax.core.errors import SpecError
 from moejax.routing.gates.temperature import ACTIVATIONS, Temperature
-from moejax.theory.findings import Chart, Expected, Finding, judged, untestable
+from moejax.theory.findings import Chart, Curve, Expected, Finding, judged, untestable
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.identifiability import flat_directions, least_eigenvalue, parameter_names
 from moejax.theory.lattice import Lattice
@@ -155,7 +155,7 @@ class LearnedTemperature:
 
     def chart(self, raw: Mapping[str, Raw]) -> Chart:
         """The temperature's error, which stays where the start was for gates with a flat ray, and the ratio's, which does not."""
-        curves = []
+        curves: list[Curve] = []
         for router in self.routers:
             names = [f"{router}: temperature", f"{router}: kernel / temperature"]
             curves += error_curves(self._errors(raw, router), names, summary="median")
