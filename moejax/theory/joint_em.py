@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float, Int
 
 from moejax.theory.gaussian_gated_moe import GaussianGated, features, joint_coefficients
 
-
 _ROWS = 1024  # of a block: small enough to stay in the cache
 
 
