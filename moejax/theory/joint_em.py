@@ -67,7 +67,8 @@ def step(params: GaussianGated, data: Blocks, floor: Any = 0.0) -> tuple[Gaussia
     return maximised(sums, floor), value / jnp.sum(sums[:, 0])
 
 
-def maximised(sums: Float[Array, "E _"], floor: float = 0.0) -> GaussianGated:
+@jax.jit
+def maximised(sums: Float[Array, "E _"], floor: Any = 0.0) -> GaussianGated:
     """The best parameters for sums of `features`, weighted by the responsibilities of every expert."""
     dim = round((np.sqrt(8 * sums.shape[1] + 1) - 5) / 2)
     rows, columns = np.triu_indices(dim + 2)
