@@ -16,8 +16,6 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
-Numbers = Float[Array, "..."] | Float[np.ndarray, "..."]
-
 _RIDGE = 1e-9  # keeps steps of the gates finite where an expert gets nothing
 
 
@@ -27,9 +25,9 @@ class SoftmaxExperts:
     row of both is the bias.
     """
 
-    gate: Numbers
-    expert: Numbers
-    variance: Numbers
+    gate: Any
+    expert: Any
+    variance: Any
 
 
 def affine(x: Float[np.ndarray, "S D"]) -> Float[np.ndarray, "S _"]:
@@ -149,7 +147,7 @@ def reduced(
     params, costs = jax.lax.scan(one, start, None, length=steps)
     moved, cost = plan(params)
     gate = fitted_gate(jnp.zeros_like(params.gate), inputs, jnp.sum(moved, axis=1), gate_steps)
-    return params.replace(gate=gate), jnp.append(costs, cost)
+    return SoftmaxExperts(gate, params.expert, params.variance), jnp.append(costs, cost)
 
 
 def averaged(local: SoftmaxExperts) -> SoftmaxExperts:
