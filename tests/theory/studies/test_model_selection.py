@@ -33,7 +33,7 @@ def test_a_part_again_gives_the_same_and_every_rule_selects():
     assert set(experts) <= {1.0, 2.0, 3.0} and np.all(np.isfinite(divergence))
     broken = {"contrast": contrast * np.nan, "divergence": raw["linear-400"]["divergence"]}
     assert np.all(np.isnan(study.selected(broken, "dimension jump")[1]))
-    assert len(study.findings(raw)) == 7 and len(study.chart(raw).curves) == 2
+    assert len(study.findings(raw)) == 8 and len(study.chart(raw).curves) == 2
 
 
 @pytest.mark.slow

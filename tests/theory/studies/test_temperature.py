@@ -22,7 +22,7 @@ def test_least_eigenvalues_and_the_ray(router, least):
 
 
 def test_a_part_again_gives_the_same_and_what_is_flat_has_no_number():
-    study = LearnedTemperature(routers=("identity",), sizes=(1000, 2000, 4000), replicates=5, iterations=12)
+    study = LearnedTemperature(routers=("identity",), sizes=(1000, 2000, 4000), replicates=5)
     raw = {part: study.estimates(part) for part in study.parts}
     np.testing.assert_array_equal(study.estimates("identity-1000")["kernel"], raw["identity-1000"]["kernel"])
     assert raw["identity-1000"]["kernel"].shape == (5,) and np.all(raw["identity-1000"]["slope"] < 1e-6)
