@@ -69,9 +69,15 @@ def cells(fitted: MixingMeasure, true: MixingMeasure) -> Int[np.ndarray, "E"]:
 
 
 def voronoi_loss(
-    fitted: MixingMeasure, true: MixingMeasure, powers: Powers, *, num_selected_experts: int | None = None
+    fitted: MixingMeasure,
+    true: MixingMeasure,
+    powers: Powers,
+    *,
+    num_selected_experts: int | None = None,
+    cell_powers: Mapping[int, Powers] | None = None,
 ) -> VoronoiLoss:
     """The loss as the measures are. num_selected_experts: K of a top-K gate, whose loss is the largest sum over K cells; None: all.
+    cell_powers: of true atoms that have their own.
 
     Raises SpecError where `powers` misses an entry of the atoms.
     """
@@ -82,7 +88,8 @@ def voronoi_loss(
     count = np.bincount(index, minlength=len(true.log_mass))
     sums = np.zeros(len(true.log_mass))
     for atom, cell in enumerate(index):
-        power = {name: 1.0 if count[cell] == 1 else powers[name](int(count[cell])) for name in distance}
+        own = (cell_powers or {}).get(int(cell), powers)
+        power = {name: 1.0 if count[cell] == 1 else own[name](int(count[cell])) for name in distance}
         sums[cell] += mass[atom] * sum(distance[name][atom] ** power[name] for name in distance)
     off = np.abs(np.bincount(index, mass, len(sums)) - np.exp(true.log_mass))
     errors = {name: _largest(values, index, len(sums)) for name, values in distance.items()} | {"mass": off}

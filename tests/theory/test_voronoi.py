@@ -82,3 +82,13 @@ def test_what_does_not_fit_is_named():
         MixingMeasure(np.zeros(2), {"gate": np.zeros((3, 1))})
     with pytest.raises(SpecError, match=r"no power for \['variance'\]"):
         voronoi_loss(TRUE, TRUE, {name: power for name, power in LOCATION_SCALE.items() if name != "variance"})
+
+
+def test_a_true_atom_may_have_its_own_powers():
+    """Two fitted atoms 0.1 and 0.2 from the one true atom, masses one half: powers 2 by default, 3 for this cell."""
+    true = MixingMeasure(np.zeros(1), {"bias": np.zeros((1, 1))})
+    pair = MixingMeasure(np.log([0.5, 0.5]), {"bias": np.array([[0.1], [0.2]])})
+    square, cube = {"bias": lambda atoms: 2.0}, {"bias": lambda atoms: 3.0}
+    assert voronoi_loss(pair, true, square).loss == pytest.approx(0.5 * 0.01 + 0.5 * 0.04)
+    own = voronoi_loss(pair, true, square, cell_powers={0: cube})
+    assert own.loss == pytest.approx(0.5 * 0.001 + 0.5 * 0.008)
