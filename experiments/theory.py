@@ -2,6 +2,7 @@
 
   python experiments/theory.py --config configs/theory/exact_softmax.py --workdir runs/theory/exact_softmax
   python experiments/theory.py --all --workdir runs/theory
+  python experiments/theory.py --all --workdir runs/theory --only modulus,top_1
 
 The workdir gets config.json, parts/*.npz (raw estimates of every replicate), study.json, table.md and chart.png; parts that are
 there are not made again. --all runs every file of configs/theory, as many side by side as there are cores, one core each, prints
@@ -19,7 +20,7 @@ from ml_collections import config_flags
 from shared_compilation import share_compiled
 from side_by_side import Job, cores, run_side_by_side
 
-from moejax.core.errors import SpecError
+from moejax.core.errors import SpecError, did_you_mean
 
 HERE = Path(__file__).resolve().parent
 CONFIGS = HERE.parent / "configs" / "theory"
@@ -27,6 +28,7 @@ CONFIGS = HERE.parent / "configs" / "theory"
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of a study; see configs/theory.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the study; with --all, of all of them.")
 _ALL = flags.DEFINE_boolean("all", False, "Runs every study and writes WORKDIR/theory_report.html.")
+_ONLY = flags.DEFINE_list("only", None, "With --all: these studies alone.")
 _SMOKE = flags.DEFINE_boolean("smoke", False, "With --all: the smallest sizes. Does everything work?")
 _QUIET = flags.DEFINE_boolean("quiet", False, "No progress bar.")
 
@@ -58,7 +60,10 @@ def run_all(workdir: Path) -> int:
     from moejax.evals.study_runs import read_study
 
     share_compiled(workdir)
-    names = sorted(path.stem for path in CONFIGS.glob("*.py"))
+    known = sorted(path.stem for path in CONFIGS.glob("*.py"))
+    names = _ONLY.value or known
+    if wrong := [name for name in names if name not in known]:
+        sys.exit(f"error: --only: {wrong[0]!r} is no study.{did_you_mean(wrong[0], known)}")
     argument = ":smoke" if _SMOKE.value else ""
     jobs = [
         Job(
