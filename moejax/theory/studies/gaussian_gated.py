@@ -1,8 +1,8 @@
 """Gaussian gates with more experts than the truth: what the published slopes measure, and those of the estimator itself.
 
-In the authors' code the arrays before and after a step of EM are the same objects, so that its test of convergence holds after the
-first step: the published slopes are those of one step of EM from starts within 0.005 n^(-0.083) of the truth. Both are measured here,
-that one step and EM to a tolerance on the likelihood.
+As we read the authors' published code (it was not run), its arrays before and after a step of EM are the same objects, so that its
+test of convergence holds after the first step. One step of EM from starts within 0.005 n^(-0.083) of the truth has the published
+slopes; so both are measured here, that one step and EM to a tolerance on the likelihood.
 Source: Nguyen et al. 2024 ("Towards convergence rates for parameter estimation in Gaussian-gated mixture of experts"), section 5,
     models 1 to 4 and the losses of theorems 1 and 2.
 Deviations: sizes are spaced evenly in log n, 7 instead of 100. The joint likelihood is the one that EM raises, as in their code.
