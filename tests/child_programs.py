@@ -22,10 +22,10 @@ def environment(devices=None, **more):
     return found | more
 
 
-def output_of(*arguments, devices=8, seconds=900):
-    """What `python ARGUMENTS...` prints; fails with its errors where it fails."""
+def output_of(*arguments, devices=8, seconds=900, **variables):
+    """What `python ARGUMENTS...` prints, with more environment; fails with its errors where it fails."""
     line = [sys.executable, *map(str, arguments)]
-    done = subprocess.run(line, env=environment(devices), capture_output=True, text=True, timeout=seconds)
+    done = subprocess.run(line, env=environment(devices, **variables), capture_output=True, text=True, timeout=seconds)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

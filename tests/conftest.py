@@ -34,6 +34,7 @@ import jax
 import optax
 import pytest
 from jaxtyping import install_import_hook
+from xdist.scheduler import LoadScopeScheduling
 
 # Traces are millions of objects that all stay: looking for garbage among them after every few hundred is a fifth of the time.
 gc.set_threshold(200_000, 20, 100)
@@ -52,6 +53,28 @@ if os.environ.get("MOEJAX_TEST_CACHE", "1") != "0":
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+# Files whose tests share what takes longest to make; one worker runs each of them.
+TOGETHER = {
+    "tests/experiments/test_demo_diffusion.py",
+    "tests/experiments/test_score.py",
+    "tests/train/test_processes.py",
+    "tests/train/test_restructured.py",
+}
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """With `--dist loadgroup` tests are spread one by one, but for the files above."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+
+    class ByFileWhereShared(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return file if file in TOGETHER else nodeid
+
+    return ByFileWhereShared(config, log)
 
 
 @contextlib.contextmanager

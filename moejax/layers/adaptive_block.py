@@ -76,6 +76,7 @@ class AdaptiveBlock:
         x = x + gate * self.attention.apply(params["attention"], hidden, key=maybe_named(key, "attention"))
         hidden, ids = modulated_norm(x, mixer_shift, mixer_scale), None
         if time is not None and isinstance(self.mixer, MoE) and getattr(self.mixer.router, "reads_time", False):
-            ids = jnp.broadcast_to(jnp.floor(time).astype(jnp.int32)[:, None], x.shape[:2])
+            step = jnp.floor(time + 1e-3)  # a chain's steps are whole but for rounding
+            ids = jnp.broadcast_to(step.astype(jnp.int32)[:, None], x.shape[:2])
         out = apply_mixer(self.mixer, params, state, hidden, key=key, token_ids=ids)
         return dataclasses.replace(out, tokens=x + mixer_gate * out.tokens)

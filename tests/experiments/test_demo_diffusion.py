@@ -8,8 +8,7 @@ from PIL import Image
 
 from tests.command_lines import typed
 
-# One worker for all: what the fixture trains takes longest.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo_diffusion")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,7 @@ import pytest
 
 from tests.command_lines import typed
 
-# One worker for all: what the fixture trains takes longest.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("score")]
+pytestmark = pytest.mark.slow
 
 
 def command(root, script, *arguments):

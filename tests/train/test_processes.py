@@ -17,7 +17,7 @@ from tests.train.several_processes import (
     wait_for_step,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("processes")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
