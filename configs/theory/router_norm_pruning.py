@@ -4,7 +4,12 @@
 
 Arguments: seed, num_seeds, smoke (few steps, few seeds).
 
-Record: not yet run.
+Record: 2026-11-23, one of two CPU cores beside another study, jax 0.10.2, seed 0, 12 s; 95 % intervals.
+
+  area under the curve: 0.915 [0.844, 0.985], confirmed
+  loss at half: 0 [0, 0], confirmed
+  growth above random: 1 [0.735, 1], confirmed
+  random above reversed: 1 [0.735, 1], confirmed
 """
 
 from ml_collections import ConfigDict
