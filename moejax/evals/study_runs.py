@@ -57,7 +57,7 @@ def run_study(
     begin = time.perf_counter()
     findings, chart = study.findings(raw), study.chart(raw)
     seconds += time.perf_counter() - begin
-    with figure_style.figure(9, 6) as canvas:
+    with figure_style.figure(9, study_tables.height(chart)) as canvas:
         study_tables.draw(canvas, chart, title=name)
         figure_style.save(canvas, folder / "chart.png")
     run = StudyRun(

@@ -55,6 +55,18 @@ def remarks(finding: Finding) -> list[str]:
     return [text for text in (finding.expected.why, finding.reason) if text]
 
 
+def legend_columns(chart: Chart) -> int:
+    """As many as the longest label leaves room for above a picture of 9 inches."""
+    longest = max((len(curve.label) for curve in chart.curves), default=0)
+    return max(1, min(4, 100 // (longest + 7)))
+
+
+def height(chart: Chart) -> float:
+    """Inches of a picture with room for its legend."""
+    rows = math.ceil(len(chart.curves) / legend_columns(chart))
+    return 6.0 + 0.25 * max(rows - 2, 0)
+
+
 def draw(canvas: Figure, chart: Chart, *, title: str) -> None:
     """Every curve with its band; a colour and a marker each."""
     axes = canvas.add_subplot()
@@ -72,7 +84,7 @@ def draw(canvas: Figure, chart: Chart, *, title: str) -> None:
     axes.set_title(title.replace("_", " "))
     if chart.curves:
         handles, labels = axes.get_legend_handles_labels()
-        style.legend_above(canvas, handles, labels, columns=4)
+        style.legend_above(canvas, handles, labels, columns=legend_columns(chart))
 
 
 def _range(values: Sequence[int]) -> str:

@@ -17,7 +17,7 @@ def test_means_have_the_interval_of_student():
 
 def test_failed_runs_are_counted_and_too_many_end_the_test():
     expected = Expected(quantity="a", value=0.0, tolerance=0.5)
-    found = mean_finding(expected, np.array([1.0, 2.0, 3.0, np.nan]))
+    found = mean_finding(expected, np.array([3.9, 4.0, 4.1, np.nan]))
     assert found.failed == 1 and found.verdict == "not confirmed" and found.replicates == (3,)
     lost = mean_finding(expected, np.array([1.0, np.nan, np.inf, 2.0]))
     assert lost.verdict == "not testable" and lost.failed == 2 and "2 of 4" in lost.reason
