@@ -65,14 +65,14 @@ def bound_term(
     step = 1.0 / chain_length(process, num_steps)
     s = jnp.maximum(t - step, 0.0)
     s = jnp.where(s < 0.5 * step, 0.0, s)
-    truth, said = posterior(process, x, x0, t, s), posterior(process, x, estimate.x0, t, s)
+    said = posterior(process, x, estimate.x0, t, s)  # its lower bound is the true variance, whatever is said of x0
     log_variance = jnp.broadcast_to(said.lower, x.shape)
     if estimate.variance is not None:
         log_variance = learned_log_variance(estimate.variance, said.lower, said.upper)
     # Means are linear in the data: their difference is the mean of the difference, in which x does not cancel.
     error = x0.astype(jnp.float32) - estimate.x0.astype(jnp.float32)
     apart = posterior(process, jnp.zeros_like(error), error, t, s).mean ** 2 * jnp.exp(-log_variance)
-    distance = 0.5 * (log_variance - truth.lower + jnp.exp(truth.lower - log_variance) - 1.0 + apart)
+    distance = 0.5 * (log_variance - said.lower + jnp.exp(said.lower - log_variance) - 1.0 + apart)
     likelihood = discretised_log_likelihood(x0.astype(jnp.float32), said.mean, log_variance)
     return jnp.where(s > 0.0, _bits(distance), _bits(-likelihood))
 

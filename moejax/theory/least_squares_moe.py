@@ -94,6 +94,14 @@ class LeastSquaresMoE:
             return {name: np.asarray(getattr(fits, name))[rows] for name in ("params", "value", "slope", "curvature")}
 
 
+def check_grid(num_inputs: int) -> None:
+    """Raises SpecError for fewer values of x than three experts have parameters. Source: ours."""
+    if num_inputs < 3 * WIDTH:
+        raise SpecError(
+            f"grid={num_inputs} has fewer values than three experts have parameters; use at least {3 * WIDTH}."
+        )
+
+
 def host_regression(
     model: LeastSquaresMoE, theta: Float[np.ndarray, "_"], x: Float[np.ndarray, "N"]
 ) -> Float[np.ndarray, "N"]:

@@ -13,7 +13,6 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from moejax.core.errors import SpecError
 from moejax.theory.findings import Chart, Expected, Finding, judged, untestable
 from moejax.theory.least_squares_moe import (
     BIAS,
@@ -21,6 +20,7 @@ from moejax.theory.least_squares_moe import (
     WEIGHT,
     WIDTH,
     LeastSquaresMoE,
+    check_grid,
     host_regression,
     mean_responses,
     measure,
@@ -56,10 +56,7 @@ class LeastSquares:
 
     def __post_init__(self) -> None:
         check_protocol(self.sizes, self.replicates, self.grid)
-        if self.grid < 3 * WIDTH:
-            raise SpecError(
-                f"grid={self.grid} has fewer values than three experts have parameters; use at least {3 * WIDTH}."
-            )
+        check_grid(self.grid)
 
     @property
     def claim(self) -> str:

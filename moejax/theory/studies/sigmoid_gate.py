@@ -15,13 +15,13 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from moejax.core.errors import SpecError
 from moejax.theory.findings import Chart, Expected, Finding, untestable
 from moejax.theory.least_squares_moe import (
     SHIFT,
     WEIGHT,
     WIDTH,
     LeastSquaresMoE,
+    check_grid,
     host_regression,
     mean_responses,
     split_starts,
@@ -57,10 +57,7 @@ class SigmoidGate:
 
     def __post_init__(self) -> None:
         check_protocol(self.sizes, self.replicates, self.grid)
-        if self.grid < 3 * WIDTH:
-            raise SpecError(
-                f"grid={self.grid} has fewer values than three experts have parameters; use at least {3 * WIDTH}."
-            )
+        check_grid(self.grid)
 
     @property
     def claim(self) -> str:
