@@ -25,7 +25,8 @@ class Processes:
 
     None: from the environment: JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID (or JOB_COMPLETION_INDEX); under
     Slurm, Open MPI and on TPU pods jax finds all three itself. start: 'auto' where either gives more than one process,
-    'always' (an error where nothing gives them) or 'never'. heartbeat: seconds of silence after which a process counts as
+    'always' (an error where nothing gives them; with count=1 this process alone, whose devices then sum over each other in the
+    order in which those of several processes do, so that its numbers are theirs to the bit) or 'never'. heartbeat: seconds of silence after which a process counts as
     lost and the others end. patience: seconds that the start waits for all. Source: ours, over `jax.distributed`.
     """
 
@@ -63,8 +64,10 @@ class Processes:
             if self.start == "always" or _managed(os.environ):
                 self._initialise(found)
             return
+        if found.count == 1 and self.start == "always" and found.coordinator is None:
+            found = dataclasses.replace(found, coordinator=_own_coordinator(), index=found.index or 0)
         found._check()
-        if found.count != 1:
+        if found.count != 1 or self.start == "always":
             self._initialise(found)
 
     def _check(self) -> None:
@@ -162,6 +165,13 @@ def _managed(environment: Mapping[str, str]) -> bool:
     counts = [environment.get(name, "") for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")]
     hosts = environment.get("TPU_WORKER_HOSTNAMES", "")
     return any(count.isdigit() and int(count) > 1 for count in counts) or "," in hosts
+
+
+def _own_coordinator() -> str:
+    """An address of this machine at which nobody listens yet."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 def _number(name: str, text: str | None) -> int | None:

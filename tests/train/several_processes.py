@@ -7,6 +7,7 @@ whether the run was resumed to its end with the parameters of an undisturbed one
 """
 
 import json
+import os
 import pathlib
 import random
 import signal
@@ -30,14 +31,17 @@ def free_port():
         return one.getsockname()[1]
 
 
-def start(folder, count, *flags, devices=1, model="vmoe"):
-    """The processes of one run, each with its own log `FOLDER.0.log` ..."""
+def start(folder, count, *flags, devices=1, model="vmoe", joined=False):
+    """The processes of one run, each with its own log `FOLDER.0.log` ... joined: one alone joins as several do."""
     folder = pathlib.Path(folder)
     coordinator = f"127.0.0.1:{free_port()}"
     processes = []
     for index in range(count):
-        env = environment(devices)
-        if count > 1:
+        # Libraries split sums by the number of threads, which is otherwise that of cores or of the process's devices.
+        env = environment(devices, NPROC=str(max(os.cpu_count() or 1, count * devices)))
+        if joined:
+            env |= {"JAX_NUM_PROCESSES": "1"}
+        elif count > 1:
             env |= {
                 "JAX_COORDINATOR_ADDRESS": coordinator,
                 "JAX_NUM_PROCESSES": str(count),
@@ -48,6 +52,7 @@ def start(folder, count, *flags, devices=1, model="vmoe"):
             f"--config={ROOT}/configs/vit/patchwork.py:smoke,model={model}",
             "--config.train.processes.heartbeat=10",
         ]
+        command += ["--config.train.processes.start=always"] * joined
         with (folder.parent / f"{folder.name}.{index}.log").open("w") as log:
             processes.append(subprocess.Popen([*command, *flags], env=env, stdout=log, stderr=log))
     return processes
@@ -80,12 +85,12 @@ def largest_difference(one, other):
     return max(float(np.max(np.abs(a - b)) / max(float(np.max(np.abs(b))), 1e-12)) for a, b in pairs if a.size)
 
 
-def long_run(folder, count, devices=1):
+def long_run(folder, count, devices=1, joined=False):
     """Of `STEPS` steps with a checkpoint every `SAVES`, on all devices of all processes along mesh axis `expert`."""
     total = count * devices
     flags = [f"--config.train.steps={STEPS}", f"--config.train.checkpoint_every={SAVES}", "--config.train.eval_every=0"]
     flags += ["--config.train.log_every=1", "--config.train.mesh.data=1", f"--config.train.mesh.expert={total}"]
-    return start(folder, count, *flags, "--config.model.moe.group_size=16", devices=devices)
+    return start(folder, count, *flags, "--config.model.moe.group_size=16", devices=devices, joined=joined)
 
 
 def wait_for_step(folder, step, processes, seconds=300):
