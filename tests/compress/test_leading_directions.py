@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moejax.compress.leading_directions import leading_directions
+from moejax.compress.leading_directions import leading_directions, orthonormal
 
 
 @pytest.mark.parametrize("exact_up_to", [2048, 0])
@@ -28,3 +28,14 @@ def test_zero_matrices_and_more_directions_than_there_are(exact_up_to):
     found = leading_directions(lambda: iter([one]), 3, exact_up_to=exact_up_to)
     np.testing.assert_allclose(found @ found.T @ one, one, atol=1e-9)
     np.testing.assert_allclose(found.T @ found, np.eye(3), atol=1e-9)
+
+
+@pytest.mark.parametrize("scales", [np.ones(5), 10.0 ** -np.arange(5), 10.0 ** (-3.0 * np.arange(5)), [1, 1, 0, 1, 1]])
+def test_columns_become_orthonormal_as_householder_makes_them(scales):
+    """Up to signs where they are independent; dependent ones get some orthonormal columns, too."""
+    columns = np.random.default_rng(1).normal(size=(40, 5)) * np.asarray(scales, np.float64)
+    found = orthonormal(columns)
+    np.testing.assert_allclose(found.T @ found, np.eye(5), atol=1e-13)
+    np.testing.assert_allclose(found @ (found.T @ columns), columns, atol=1e-13)
+    if np.all(np.asarray(scales) > 0):
+        np.testing.assert_allclose(np.abs(np.sum(found * np.linalg.qr(columns)[0], axis=0)), np.ones(5), atol=1e-13)
