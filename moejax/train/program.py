@@ -53,6 +53,7 @@ class Program:
             rate=optimizer.rate(spec.steps),
             accumulate_steps=spec.accumulate_steps,
             ema_decay=spec.ema_decay,
+            skip_nonfinite=spec.on_nonfinite == "skip",
         )
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, self.everywhere))
