@@ -78,12 +78,19 @@ def run(
     """
     check_splits(spec, data.info)
     program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
+    part, parts = program.part
+    share = {"num_processes": parts, "process": part} if parts > 1 else {}
+    iterator = data.train_iterator(seed=seed, **share)
     workdir = pathlib.Path(workdir).absolute()
     source = None
-    if spec.init_from is not None and not (workdir / "checkpoints").exists():
-        # Read before anything is compiled or written, so that a source that does not fit says so at once.
-        source = read_run(spec.init_from, spec.init_which)
-        initialise_from(program.template.params, program.template.state, source, reinitialise=spec.reinitialise)
+    if not (workdir / "checkpoints").exists():
+        # What does not fit says so at once, before anything is compiled or written.
+        if spec.init_from is not None:
+            source = read_run(spec.init_from, spec.init_which)
+            initialise_from(program.template.params, program.template.state, source, reinitialise=spec.reinitialise)
+        first = iterator.get_state()
+        program.check(next(iterator))
+        iterator.set_state(first)
     with writing(workdir):
         workdir.mkdir(parents=True, exist_ok=True)
     with (
@@ -93,7 +100,7 @@ def run(
         ) as checkpoints,
         Signals(grace_seconds) as signals,
     ):
-        loop = _Loop(task, data, program, spec, workdir, dict(config), seed, checkpoints, signals)
+        loop = _Loop(task, data, iterator, share, program, spec, workdir, dict(config), seed, checkpoints, signals)
         with jax.set_mesh(program.mesh):
             try:
                 return loop.run(source, allow_change)
@@ -121,18 +128,16 @@ class _Loop:
     """One run. Holds the parts; the numbers travel in TrainState and `progress`."""
 
     def __init__(
-        self, task: Any, data: Any, program: Program, spec: Train, workdir: pathlib.Path, config: dict[str, Any],
-        seed: int, checkpoints: Checkpoints, signals: Signals,
+        self, task: Any, data: Any, iterator: Any, share: dict[str, int], program: Program, spec: Train, workdir: pathlib.Path,
+        config: dict[str, Any], seed: int, checkpoints: Checkpoints, signals: Signals,
     ) -> None:  # fmt: skip
         self.data, self.spec, self.workdir, self.config, self.seed = data, spec, workdir, config, seed
         self.checkpoints, self.signals, self.program = checkpoints, signals, program
+        self.iterator, self._share = iterator, share
         if self.program.mesh.size > 1 and is_writer():
             print(table(placed(self.program.template, self.program.shardings)), flush=True)
         self.template = self.program.template
         self.evaluate = build_evaluator(task, data.info, self.program.place, self.program.everywhere)
-        part, parts = self.program.part
-        self._share = {"num_processes": parts, "process": part} if parts > 1 else {}
-        self.iterator = data.train_iterator(seed=seed, **self._share)
 
     def run(self, source: Restored | None, allow_change: bool) -> Result:
         state, progress = self._start(source, allow_change)

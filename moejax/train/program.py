@@ -65,6 +65,21 @@ class Program:
         options = quick if jax.default_backend() == "cpu" else None
         return jax.jit(self._create, out_shardings=self.shardings, compiler_options=options)()
 
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Traces the step for a host batch of this process. Raises SpecError where the model cannot take it; nothing is compiled.
+
+        The compiled step uses the same trace, so that this costs no time.
+        """
+        _, count = self.part
+        shapes = {
+            name: jax.ShapeDtypeStruct(
+                (count * len(rows), *rows.shape[1:]), jax.dtypes.canonicalize_dtype(np.asarray(rows).dtype)
+            )
+            for name, rows in batch.items()
+        }
+        with jax.set_mesh(self.mesh):
+            jax.eval_shape(self.step, self.template, shapes)
+
     @functools.cached_property
     def part(self) -> tuple[int, int]:
         """(number, count): a batch is cut into `count` equal pieces, one after the other, of which this process gives one.

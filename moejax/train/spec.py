@@ -63,6 +63,8 @@ class Train:
             "eval_every": 0,
             "checkpoint_every": 0,
             "max_skipped": 0,
+            "keep_last": 1,
+            "keep_best": 0,
         }.items():
             if getattr(self, name) < low:
                 raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
