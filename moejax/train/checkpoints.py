@@ -11,6 +11,7 @@ import errno
 import json
 import logging
 import pathlib
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from moejax.train.stored_leaves import check_fits, fill, nest, own_copy
 logger = logging.getLogger(__name__)
 
 META = "meta/metadata"
+# Superfluous checkpoints are renamed into this folder and then deleted: one whose deletion is interrupted is no checkpoint.
+REMOVED = "removed"
 
 
 class CheckpointError(RuntimeError):
@@ -82,8 +85,10 @@ class Checkpoints:
             enable_async_checkpointing=not read_only,
             read_only=read_only,
             temporary_path_class=SealedPath,
+            todelete_subdir=None if read_only else REMOVED,
         )
         self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        self._delete_removed()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -94,6 +99,7 @@ class Checkpoints:
             return
         try:
             self._manager.close()
+            self._delete_removed()
         except Exception as error:  # a write that failed, as the one may have that we are leaving for
             if kind is None:
                 raise self._write_error(None, error) from error
@@ -152,6 +158,7 @@ class Checkpoints:
         }
         try:
             self._manager.wait_until_finished()
+            self._delete_removed()
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(nest(leaves)), meta=ocp.args.JsonSave(meta))
             self._manager.save(step, args=args, force=True)
             if wait:
@@ -279,6 +286,13 @@ class Checkpoints:
             if own is not None and np.isfinite(own):
                 self._scores[int(folder.name)] = float(own)
         self._scores = late | self._scores
+
+    def _delete_removed(self) -> None:
+        """Deletes what was renamed; never while a write is on its way, which may rename another."""
+        folder = self.directory / REMOVED
+        if is_writer() and not self._read_only and folder.is_dir():
+            for old in folder.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
 
     def _set_aside(self, step: int) -> None:
         if is_writer():
