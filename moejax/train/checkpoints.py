@@ -6,15 +6,17 @@ With several processes each writes and reads its own parts of the arrays, in one
 Source: ours, over orbax-checkpoint.
 """
 
+import contextlib
 import dataclasses
 import errno
 import json
 import logging
 import pathlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -87,7 +89,8 @@ class Checkpoints:
             temporary_path_class=SealedPath,
             todelete_subdir=None if read_only else REMOVED,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        with _quiet(read_only):
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
         self._delete_removed()
 
     def __enter__(self) -> "Checkpoints":
@@ -343,6 +346,18 @@ def read_run(workdir: str | pathlib.Path, which: str) -> Restored:
     if restored is None:
         raise CheckpointError(f"{directory} holds no finished checkpoint; train longer, or give another --workdir.")
     return restored
+
+
+@contextlib.contextmanager
+def _quiet(silent: bool) -> Iterator[None]:
+    """Without Orbax's warnings that what was opened for reading cannot be written."""
+    before = absl.logging.get_verbosity()
+    if silent:
+        absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
 
 
 def _move_aside(folder: pathlib.Path) -> None:

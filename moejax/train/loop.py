@@ -211,7 +211,7 @@ class _Loop:
         saved = step
         # A signal came in the middle of the evaluation that this row waits for.
         stopped = "unlogged" in progress and not self._report(state, progress)
-        if (score := progress["score"]) is not None:
+        if (score := progress["score"]) is not None and self._due(step)[2]:
             self.checkpoints.rescore(step, score)
         batches = Prefetch(self.iterator, self.program.place)
         bar = tqdm(
@@ -240,8 +240,9 @@ class _Loop:
             if step > saved:
                 self._collect(pending, state.params, progress)
                 if step > progress["step"]:
-                    progress |= {"step": step, "data": position, "score": None}
-                progress["elapsed"] = time.monotonic() - begin
+                    progress |= {"step": step, "data": position}
+                # No score: an undisturbed run has no checkpoint here that could be the best.
+                progress |= {"elapsed": time.monotonic() - begin, "score": None}
                 self._save(state, progress, wait=True)
             self.checkpoints.wait()
             return state, stopped
