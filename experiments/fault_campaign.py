@@ -19,7 +19,7 @@ from typing import Any
 import flag_errors
 from absl import app, flags
 
-from moejax.core.errors import SpecError
+from moejax.core.errors import SpecError, did_you_mean
 
 HERE = Path(__file__).resolve().parent
 
@@ -29,6 +29,9 @@ _DAMAGES = flags.DEFINE_integer("corruptions", 60, "Damaged checkpoints.", lower
 _INPUTS = flags.DEFINE_integer("bad_inputs", 60, "Wrong commands.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the random moments and places.")
 _RESULTS = flags.DEFINE_string("results", None, "JSON file for the results; default: WORKDIR/fault_campaign.json.")
+_PARTS = flags.DEFINE_list(
+    "parts", ["typed", "damaged", "killed"], "Which to run; others stay as they are in --results."
+)
 _RENDER = flags.DEFINE_string("render", None, "Make the page from this JSON file, and do nothing else.")
 _REPORT = flags.DEFINE_string("report", None, "Markdown file for the page; default: beside the JSON file.")
 
@@ -59,12 +62,17 @@ def campaign(workdir: Path, results: Path) -> dict[str, Any]:
     """Runs it. Raises SpecError where the folder already holds something."""
     if workdir.exists() and any(workdir.iterdir()):
         raise SpecError(f"--workdir={workdir} is not empty; give a new folder.")
+    for part in _PARTS.value:
+        if part not in (known := ("typed", "damaged", "killed")):
+            raise SpecError(f"--parts={part}: no part of a campaign.{did_you_mean(part, known)}")
     workdir.mkdir(parents=True, exist_ok=True)
     imports = prepare(workdir)
     from moejax.train.faults.campaign import Campaign
 
     counts = {"kills": _KILLS.value, "damages": _DAMAGES.value, "inputs": _INPUTS.value, "seed": _SEED.value}
-    return Campaign(experiments=HERE, workdir=workdir, results=results, import_seconds=imports, **counts).run()
+    return Campaign(experiments=HERE, workdir=workdir, results=results, import_seconds=imports, **counts).run(
+        _PARTS.value
+    )
 
 
 def main(_: Sequence[str]) -> None:

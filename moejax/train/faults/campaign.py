@@ -13,6 +13,7 @@ from moejax.train.faults.forks import call
 
 # The smallest mixture of experts that experiments/train.py trains, saved as often as it can be.
 STEPS = 24
+PARTS = ("typed", "damaged", "killed")
 RUN = {
     "train.steps": STEPS, "train.checkpoint_every": 2, "train.log_every": 1, "train.eval_every": 0, "train.keep_last": 3,
     "model.depth": 1,
@@ -35,23 +36,29 @@ class Campaign:
     seed: int
     import_seconds: float
 
-    def run(self) -> dict[str, Any]:
-        """All parts; prints a line for each, and writes what is known after every run. Raises RuntimeError, DiskError."""
-        found: dict[str, Any] = {"seed": self.seed, "import_seconds": round(self.import_seconds, 2)}
-        found["environment"] = call(surroundings)
-        found["typed"] = self._typed()
-        print(report.line("typed", found["typed"]), flush=True)
-        kills.undisturbed(self.command, self.workdir / "cold")  # compiles for all
-        times = kills.undisturbed(self.command, self.workdir / "undisturbed")
-        found["damaged"] = self._damaged()
-        print(report.line("damaged", found["damaged"]), flush=True)
+    def run(self, parts: Sequence[str]) -> dict[str, Any]:
+        """These of PARTS; the others are those of the results file, if it is there. Prints a line for each and writes the file after
+        every one, and after every run that comes to its end. Raises RuntimeError where a run fails of itself, DiskError.
+        """
+        found: dict[str, Any] = json.loads(self.results.read_text()) if self.results.exists() else {}
+        made = call(surroundings)
 
-        def note(part: dict[str, Any]) -> None:
-            found["killed"] = part | {"undisturbed_seconds": round(times[1], 1)}
+        def note(name: str, part: dict[str, Any]) -> None:
+            found[name] = {"seed": self.seed, "environment": made, **part}
             write_whole(self.results, json.dumps(found, indent=1) + "\n")
 
-        self._killed(times, note)
-        print(report.line("killed", found["killed"]), flush=True)
+        if "typed" in parts:
+            note("typed", self._typed())
+            print(report.line("typed", found["typed"]), flush=True)
+        if "damaged" in parts or "killed" in parts:
+            kills.undisturbed(self.command, self.workdir / "cold")  # compiles for all
+            times = kills.undisturbed(self.command, self.workdir / "undisturbed")
+        if "damaged" in parts:
+            note("damaged", self._damaged())
+            print(report.line("damaged", found["damaged"]), flush=True)
+        if "killed" in parts:
+            self._killed(times, lambda part: note("killed", part | {"undisturbed_seconds": round(times[1], 1)}))
+            print(report.line("killed", found["killed"]), flush=True)
         return found
 
     def command(self, folder: pathlib.Path) -> Sequence[str]:
@@ -99,4 +106,11 @@ class Campaign:
             row["command"] = row["command"].replace("{workdir}", "RUN")
             row["line"] = row["line"].replace(f"{self.workdir}/typed/", "")
         slowest = max(row["cpu_seconds"] for row in rows)
-        return {"inputs": len(rows), "good": sum(row["good"] for row in rows), "slowest": slowest, "rows": rows}
+        imports = round(self.import_seconds, 2)
+        return {
+            "import_seconds": imports,
+            "inputs": len(rows),
+            "good": sum(row["good"] for row in rows),
+            "slowest": slowest,
+            "rows": rows,
+        }

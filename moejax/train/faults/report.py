@@ -40,7 +40,7 @@ def line(name: str, part: Mapping[str, Any]) -> str:
 
 def page(found: Mapping[str, Any]) -> str:
     """Markdown."""
-    where = found["environment"]
+    where = found["killed"]["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     commit = f", commit {where['git']['commit'][:12]}" if where["git"] else ""
     verdict = "Nothing was lost." if is_clean(found) else "**Something was lost: see below.**"
@@ -57,7 +57,7 @@ def page(found: Mapping[str, Any]) -> str:
         "python experiments/fault_campaign.py --workdir=/tmp/faults",
         "```",
     ]
-    return "\n".join([*lines, *_killed(found["killed"]), *_damaged(found["damaged"]), *_typed(found)]) + "\n"
+    return "\n".join([*lines, *_killed(found["killed"]), *_damaged(found["damaged"]), *_typed(found["typed"])]) + "\n"
 
 
 def _killed(part: Mapping[str, Any]) -> list[str]:
@@ -115,8 +115,7 @@ def _damaged(part: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _typed(found: Mapping[str, Any]) -> list[str]:
-    part = found["typed"]
+def _typed(part: Mapping[str, Any]) -> list[str]:
     table = [
         f"| `{row['command'].replace('|', chr(92) + '|')}` | {row['code']} | {row['cpu_seconds']} | "
         f"{row['line'].replace('|', chr(92) + '|')}{'' if row['good'] else ' **(not as it should be)**'} |"
@@ -127,7 +126,7 @@ def _typed(found: Mapping[str, Any]) -> list[str]:
         "## Wrong commands",
         "",
         f"{part['inputs']} commands of `experiments/`; {part['good']} were answered by one line on stderr, an exit code of 1 or 2 and",
-        f"nothing written. Seconds are of the processor, with the {found['import_seconds']} of Python's imports; the limit is {LIMIT:g}.",
+        f"nothing written. Seconds are of the processor, with the {part['import_seconds']} of Python's imports; the limit is {LIMIT:g}.",
         "",
         "| command | code | CPU s | answer |",
         "|---|---:|---:|---|",
