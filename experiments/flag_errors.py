@@ -11,7 +11,12 @@ from moejax.core.errors import SpecError
 def parse(argv: list[str]) -> list[str]:
     """Parses the flags, config overrides and config arguments included; ends the program with code 2 on an error."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        for name in flags.FLAGS:
+            value = flags.FLAGS[name].value
+            if type(value).__module__.startswith("ml_collections"):
+                value.keys()  # a config that could not be loaded raises its error at its first use alone
+        return rest
     except (flags.Error, SpecError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         sys.exit(2)
@@ -31,6 +36,8 @@ def explain(error: BaseException) -> str:
     while isinstance(error, (KeyError, AttributeError)) and inner.args and isinstance(inner.args[0], BaseException):
         inner = inner.args[0]
     text = " ".join(str(inner.args[0] if inner.args else inner).split())
+    if "earlier failure to load" in text:
+        return f"--config: no config could be loaded: {text.rpartition(']:')[2].strip() or text}"
     if isinstance(error, (KeyError, AttributeError)) and _inside_config(error):
         return f"--config.KEY: the config has no key {text}"
     return text

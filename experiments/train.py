@@ -3,13 +3,16 @@
   python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=1 --workdir runs/vmoe
   python experiments/train.py --config configs/vit/patchwork.py:smoke --workdir runs/smoke --config.train.steps=4
 
-The workdir gets config.json, metrics.jsonl, checkpoints/ and tensorboard/. The same command resumes a run that was
-stopped: SIGTERM and Ctrl-C save first. Several processes, one per host, start with the same command and one workdir that all
-of them see; docs/clusters.md says how they find each other. Exit codes: 0 done, 2 a config that cannot be built, 1 a run that
-failed or lost one of its processes, 128 + n stopped by signal n.
+  python experiments/train.py --config configs/vit/patchwork.py:model=vmoe --verify
+
+The workdir gets config.json, environment.json, metrics.jsonl, checkpoints/ and tensorboard/. The same command resumes a run that
+was stopped: SIGTERM and Ctrl-C save first. Several processes, one per host, share a workdir: docs/clusters.md. Exit codes: 0 done, or
+stopped by SIGTERM with all saved (or --preemption_exit_code); 130 the same by Ctrl-C; 2 a command that cannot be run; 1 failed.
 """
 
+import signal
 import sys
+import traceback
 from typing import Any, NoReturn
 
 import flag_errors
@@ -22,21 +25,38 @@ from moejax.core.spec import build_spec
 from moejax.data import opening
 from moejax.sharding.processes import Processes, is_writer, leave
 from moejax.train.checkpoints import CheckpointError
-from moejax.train.loop import LostProcessError, NonFiniteError, Result, Train, run
+from moejax.train.disk import DiskError
+from moejax.train.guard import NonFiniteError
+from moejax.train.lock import BusyError
+from moejax.train.loop import LostProcessError, Result, Train, run
 from moejax.train.memory import keep_freed_memory
 from moejax.train.optimizers import Optimizer
 from moejax.train.restructured import build_task, structure_from
+from moejax.train.verify import NotDeterministicError, verify
 
 PARTS = ("name", "seed", "model", "task", "data", "optimizer", "train", "structure")
 OPTIONAL = ("name", "structure")
 
+FAILURES = (
+    BusyError, CheckpointError, ConnectionError, DiskError, LostProcessError, NonFiniteError, NotDeterministicError,
+)  # fmt: skip
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of the config; see configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made when it is not there.")
+_ALLOW = flags.DEFINE_boolean("allow-change", False, "Go on with a run although its config has changed since.")
+_CODE = flags.DEFINE_integer("preemption_exit_code", 0, "Exit code after SIGTERM with all saved; 143 or another that is not "
+                             "0 where the scheduler starts again only what failed.", 0, 255)  # fmt: skip
+_GRACE = flags.DEFINE_float("grace_seconds", None, "Seconds from SIGTERM until all must be saved; then the process ends "
+                            "with code 1. Not given: as long as it takes.", 0)  # fmt: skip
+_VERIFY = flags.DEFINE_boolean("verify", False, "Run five steps twice and compare every bit; no workdir is touched.")
 _QUIET = flags.DEFINE_boolean("quiet", False, "No progress bar.")
 
 
-def train(config: dict[str, Any], workdir: str) -> Result:
-    """Builds every part of `config` (plain nested dicts) and runs it. Raises SpecError before anything is compiled."""
+def train(config: dict[str, Any], workdir: str | None) -> Result | None:
+    """Builds every part of `config` (plain nested dicts) and runs it. Raises SpecError before anything is compiled.
+
+    workdir: None verifies that five steps are deterministic, and returns None.
+    """
     for key in config:
         if key not in PARTS:
             raise SpecError(f"config.{key} is no part of a training config.{did_you_mean(key, PARTS)}")
@@ -49,7 +69,13 @@ def train(config: dict[str, Any], workdir: str) -> Result:
     spec = build_spec(Train, config["train"], path="config.train")
     data = opening.build(config["data"], path="config.data")
     check_model_fits_data(task.model, data.info)
-    return run(task, data, optimizer, spec, workdir=workdir, config=config, seed=config["seed"])
+    if workdir is None:
+        print(verify(task, data, optimizer, spec, seed=config["seed"]))
+        return None
+    return run(
+        task, data, optimizer, spec, workdir=workdir, config=config, seed=config["seed"],
+        allow_change=_ALLOW.value, grace_seconds=_GRACE.value,
+    )  # fmt: skip
 
 
 def follow_source(config: dict[str, Any]) -> dict[str, Any]:
@@ -65,8 +91,8 @@ def check_model_fits_data(model: Any, info: Any) -> None:
     """Raises SpecError when classes or picture size of model and data differ."""
     if model.num_classes != info.num_classes:
         raise SpecError(
-            f"config.model.num_classes={model.num_classes}, but {info.name} has {info.num_classes} classes; "
-            f"set --config.model.num_classes={info.num_classes}."
+            f"config.model.num_classes={model.num_classes}, but {info.name} has {info.num_classes} classes; set "
+            f"--config.model.num_classes={info.num_classes}."
         )
     expected = (model.image_size, model.image_size, model.channels)
     if tuple(info.image_shape) != expected:
@@ -84,14 +110,19 @@ def main(_: list[str]) -> None:
         config["train"]["progress"] = False
     try:
         build_spec(Processes, config["train"].get("processes", {}), path="config.train.processes").join()
-        result = train(config, str(_WORKDIR.value))
+        result = train(config, None if _VERIFY.value else str(_WORKDIR.value))
     except SpecError as error:
         end(error, 2)
-    except (CheckpointError, NonFiniteError, LostProcessError, ConnectionError) as error:
+    except FAILURES as error:
         end(error, 1)
-    if result.signal is not None:
-        sys.exit(128 + result.signal)
-    if not is_writer():
+    except Exception:
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()
+        leave("error: this process ends, and with it the run", 1)
+    if result is not None and result.signal is not None:
+        sys.exit(_CODE.value if result.signal == signal.SIGTERM else 128 + result.signal)
+    if result is None or not is_writer():  # verified, or another process speaks
         return
     shown = {name: value for name, value in (result.row or {}).items() if name.startswith("test/")}
     print(
@@ -110,5 +141,10 @@ def end(error: Exception, code: int) -> NoReturn:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flag_as_required("config")
+    flags.register_multi_flags_validator(
+        ["workdir", "verify"],
+        lambda given: bool(given["workdir"]) != bool(given["verify"]),
+        "give --workdir, or --verify without one",
+    )
     app.run(main, flags_parser=flag_errors.parse)

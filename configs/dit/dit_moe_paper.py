@@ -98,6 +98,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer = {"name": "adamw", "learning_rate": 1e-4, "schedule": "constant", "weight_decay": 0.0}
     config.train = {
         "processes": {"start": "auto", "heartbeat": 60, "patience": 300},
+        "on_nonfinite": "stop",
+        "max_skipped": 10,
         "mesh": {"data": -1, "fsdp": 1, "expert": 1, "model": 1},
         "steps": 400_000,
         "ema_decay": 0.9999,

@@ -83,6 +83,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.train = {
         "processes": {"start": "auto", "heartbeat": 60, "patience": 300},
+        "on_nonfinite": "stop",
+        "max_skipped": 10,
         "mesh": {"data": -1, "fsdp": 1, "expert": 1, "model": 1},
         "steps": args.steps,
         "accumulate_steps": 1,

@@ -87,6 +87,8 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.train = {
         "processes": {"start": "auto", "heartbeat": 60, "patience": 300},
+        "on_nonfinite": "stop",
+        "max_skipped": 10,
         "mesh": {"data": -1, "fsdp": 1, "expert": 1, "model": 1},
         "steps": EPOCHS[name] * JFT_PICTURES // 4096,
         "log_every": 100,

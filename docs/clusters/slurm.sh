@@ -16,4 +16,10 @@ workdir=${2:?a folder that all nodes see}
 shift 2
 
 # When one task fails, Slurm ends the others; the run goes on from its last checkpoint when the job is queued again.
-srun --kill-on-bad-exit=1 .venv/bin/python experiments/train.py --config "$config" --workdir "$workdir" "$@"
+code=0
+srun --kill-on-bad-exit=1 .venv/bin/python experiments/train.py --config "$config" --workdir "$workdir" \
+  --grace_seconds 110 --preemption_exit_code 143 "$@" || code=$?
+
+# 143: stopped by SIGTERM with all saved. Slurm queues a job again that it has pre-empted, but not one whose time is up.
+if [[ $code -eq 143 && -n ${SLURM_JOB_ID:-} ]]; then scontrol requeue "$SLURM_JOB_ID"; fi
+exit "$code"

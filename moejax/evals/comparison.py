@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from moejax.evals.runs import Number, Record
 
@@ -74,7 +74,7 @@ def differences(means: Mapping[str, Mean], *, num_test: int | None = None) -> li
             limit = _welch_limit(a, b, LEVEL / pairs)
         elif num_test:
             error = math.sqrt(sum(m.mean * (1 - m.mean) / (m.count * num_test) for m in (a, b)))
-            limit = float(stats.norm.ppf(1 - LEVEL / pairs / 2))
+            limit = float(special.ndtri(1 - LEVEL / pairs / 2))
         else:
             error, limit = math.nan, math.inf
         result.append(Difference(order[0], other, value, error, bool(value > limit * error)))
@@ -116,7 +116,7 @@ def _welch_limit(a: Mean, b: Mean, level: float) -> float:
     if va + vb == 0.0:
         return 0.0
     freedom = (va + vb) ** 2 / (va**2 / (a.count - 1) + vb**2 / (b.count - 1))
-    return float(stats.t.ppf(1 - level / 2, freedom))
+    return float(special.stdtrit(freedom, 1 - level / 2))
 
 
 def _points(mean: Mean) -> str:

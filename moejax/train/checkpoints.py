@@ -1,17 +1,22 @@
-"""Checkpoints on Orbax: asynchronous, atomic, the last n and the best n kept, every leaf checked against its fingerprint.
+"""Checkpoints on Orbax: asynchronous, atomic, the last n and the best n kept, every file and every leaf checked when it is read.
 
-A checkpoint is `<directory>/<step>/` with the arrays under `state` and one JSON under `meta`: the leaves (shape, dtype,
-fingerprint), the position of the data, the metrics, the config. No pickle anywhere. With several processes each writes and
-reads its own parts of the arrays, in one directory that all of them see. Source: ours, over orbax-checkpoint.
+A checkpoint is `<directory>/<step>/` with the arrays under `state`, one JSON under `meta` (the leaves with shape, dtype and
+fingerprint, the position of the data, the scores, the config) and the seal of all its files (`seals.py`). No pickle anywhere.
+With several processes each writes and reads its own parts of the arrays, in one directory that all of them see.
+Source: ours, over orbax-checkpoint.
 """
 
+import contextlib
 import dataclasses
+import errno
 import json
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import absl.logging
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -19,11 +24,17 @@ import orbax.checkpoint as ocp
 from moejax.core.errors import SpecError
 from moejax.core.tree import describe, flatten
 from moejax.sharding.processes import agreed, is_writer, together
+from moejax.train.disk import way_out, writing
 from moejax.train.fingerprints import fingerprints
 from moejax.train.restructured import build_task
+from moejax.train.seals import SealedPath, broken, is_sealed
 from moejax.train.stored_leaves import check_fits, fill, nest, own_copy
 
 logger = logging.getLogger(__name__)
+
+META = "meta/metadata"
+# Superfluous checkpoints are renamed into this folder and then deleted: one whose deletion is interrupted is no checkpoint.
+REMOVED = "removed"
 
 
 class CheckpointError(RuntimeError):
@@ -40,10 +51,20 @@ class Restored:
 
 
 class Checkpoints:
-    """The checkpoints of one directory. Call `close` (or use `with`) so that the last write ends."""
+    """The checkpoints of one directory. Use `with`, so that the last write ends.
+
+    read_only: nothing in the directory is changed, as another process may be writing there: half-written and damaged
+    checkpoints are passed over and stay where they are.
+    """
 
     def __init__(
-        self, directory: str | pathlib.Path, *, keep_last: int = 1, keep_best: int = 0, best_mode: str = "max"
+        self,
+        directory: str | pathlib.Path,
+        *,
+        keep_last: int = 1,
+        keep_best: int = 0,
+        best_mode: str = "max",
+        read_only: bool = False,
     ) -> None:
         if keep_last < 1 or keep_best < 0:
             raise SpecError(f"train.keep_last={keep_last} must be at least 1, train.keep_best={keep_best} at least 0.")
@@ -53,28 +74,48 @@ class Checkpoints:
         self._sign = 1.0 if best_mode == "max" else -1.0
         self._keep = (keep_last, keep_best)
         self._scores: dict[int, float] = {}
-        self._meta: dict[int, dict[str, Any]] = {}
+        self._read_only = read_only
+        self._unreadable: set[int] = set()
         if is_writer():
             self._scan()
         together("damaged checkpoints are set aside")
         if not is_writer():
             self._scan()
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=self, cleanup_tmp_directories=True, enable_async_checkpointing=True
+            preservation_policy=None if read_only else self,
+            cleanup_tmp_directories=not read_only,
+            enable_async_checkpointing=not read_only,
+            read_only=read_only,
+            temporary_path_class=SealedPath,
+            todelete_subdir=None if read_only else REMOVED,
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        with _quiet(read_only):
+            self._manager = ocp.CheckpointManager(self.directory, options=options, item_names=("state", "meta"))
+        self._delete_removed()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: Any, *_: Any) -> None:
         # After a failure the other processes may be gone, for whom `close` would wait.
-        if kind is None or jax.process_count() == 1:
+        if kind is not None and jax.process_count() > 1:
+            return
+        try:
             self._manager.close()
+            self._delete_removed()
+        except Exception as error:  # a write that failed, as the one may have that we are leaving for
+            if kind is None:
+                raise self._write_error(None, error) from error
+            logger.info("closing %s: %s", self.directory, _short(error))
 
     def steps(self) -> list[int]:
         """Steps with a finished checkpoint, ascending."""
-        return sorted(self._manager.all_steps())
+        return sorted(set(self._manager.all_steps()) - self._unreadable)
+
+    def rescore(self, step: int, score: float) -> None:
+        """Gives a score to a checkpoint that was saved without one; later checkpoints carry it."""
+        if np.isfinite(score):
+            self._scores[step] = float(score)
 
     def best_step(self) -> int | None:
         """The step with the best score (the earliest of equals), None when no checkpoint has one."""
@@ -108,16 +149,19 @@ class Checkpoints:
         """
         leaves = {name: own_copy(leaf) for name, leaf in flatten(tree).items()}
         marks = dict(zip(leaves, fingerprints(list(leaves.values())), strict=True))
+        if score is not None and np.isfinite(score):
+            self._scores[step] = float(score)
         meta = {
+            "step": step,
             "leaves": {name: [describe(leaf), marks[name]] for name, leaf in leaves.items()},
             "progress": dict(progress),
             "config": dict(config),
             "score": score,
+            "scores": {str(number): value for number, value in sorted(self._scores.items())},
         }
         try:
             self._manager.wait_until_finished()
-            if score is not None and np.isfinite(score):
-                self._scores[step] = float(score)
+            self._delete_removed()
             args = ocp.args.Composite(state=ocp.args.PyTreeSave(nest(leaves)), meta=ocp.args.JsonSave(meta))
             self._manager.save(step, args=args, force=True)
             if wait:
@@ -154,7 +198,7 @@ class Checkpoints:
             except CheckpointError as error:
                 damaged.append(f"  step {step}: {error}")
                 logger.warning("checkpoint %d in %s is damaged (%s)", step, self.directory, error)
-                if which == "last":
+                if which == "last" and not self._read_only:
                     self._set_aside(step)
         if damaged:
             raise CheckpointError(
@@ -164,6 +208,7 @@ class Checkpoints:
         return None
 
     def _read(self, step: int, template: Any, shardings: Any) -> Restored:
+        self._check_files(step)
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
             described = {name: text for name, (text, _) in meta["leaves"].items()}
@@ -186,6 +231,22 @@ class Checkpoints:
             raise CheckpointError(f"{len(wrong)} leaves differ from their fingerprints, first {wrong[0]}")
         return Restored(step=step, leaves={name: leaves[name] for name in described}, meta=meta)
 
+    def _check_files(self, step: int) -> None:
+        """Raises CheckpointError, in all processes, when a file is not the one that was written."""
+        folder = self.directory / str(step)
+        wrong = None
+        if is_writer():
+            try:
+                sealed = is_sealed(folder) or "scores" in json.loads((folder / META).read_text())
+            except (OSError, ValueError) as error:
+                sealed, wrong = False, f"its JSON cannot be read ({_short(error)})"
+            if sealed:
+                wrong = broken(folder)
+            elif wrong is None:
+                logger.warning("%s has no seal, as older versions wrote it: its arrays alone are checked", folder)
+        if not agreed(wrong is None):
+            raise CheckpointError(wrong or "one of its files is not the one that was written")
+
     def _arrays(
         self, step: int, described: Mapping[str, str], shardings: Any
     ) -> tuple[dict[str, Any], Exception | None]:
@@ -204,18 +265,37 @@ class Checkpoints:
 
     def _scan(self) -> None:
         """Reads the scores; sets aside what no longer has readable JSON, before Orbax looks at the directory."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        for folder in self.directory.iterdir():
+        if not self._read_only:
+            with writing(self.directory):
+                self.directory.mkdir(parents=True, exist_ok=True)
+        late: dict[int, float] = {}
+        for folder in sorted(self.directory.iterdir(), key=lambda folder: (len(folder.name), folder.name)):
             if not folder.name.isdigit():
                 continue
             try:
-                score = json.loads((folder / "meta" / "metadata").read_text())["score"]
-            except (OSError, ValueError, KeyError) as error:
-                logger.warning("checkpoint %s is damaged (%s)", folder, _short(error))
-                _move_aside(folder)
+                meta = json.loads((folder / META).read_text())
+                own, known = meta["score"], meta.get("scores", {})
+                wrong = broken(folder, (META,)) if known or is_sealed(folder) else None
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                wrong = _short(error)
+            if wrong is not None:
+                logger.warning("checkpoint %s is damaged (%s)", folder, wrong)
+                if self._read_only:
+                    self._unreadable.add(int(folder.name))
+                else:
+                    _move_aside(folder)
                 continue
-            if score is not None and np.isfinite(score):
-                self._scores[int(folder.name)] = float(score)
+            late |= {int(step): float(score) for step, score in known.items()}
+            if own is not None and np.isfinite(own):
+                self._scores[int(folder.name)] = float(own)
+        self._scores = late | self._scores
+
+    def _delete_removed(self) -> None:
+        """Deletes what was renamed; never while a write is on its way, which may rename another."""
+        folder = self.directory / REMOVED
+        if is_writer() and not self._read_only and folder.is_dir():
+            for old in folder.iterdir():
+                shutil.rmtree(old, ignore_errors=True)
 
     def _set_aside(self, step: int) -> None:
         if is_writer():
@@ -229,7 +309,7 @@ class Checkpoints:
         what = "the checkpoint" if step is None else f"the checkpoint of step {step} (or the one before it)"
         return CheckpointError(
             f"{what} could not be written to {self.directory}: {_short(error)}. Complete checkpoints: "
-            f"{', '.join(map(str, kept)) or 'none'}; they are untouched. Make room and run the same command to go on."
+            f"{', '.join(map(str, kept)) or 'none'}; they are untouched. {way_out(_errno(error))}"
         )
 
 
@@ -261,11 +341,23 @@ def read_run(workdir: str | pathlib.Path, which: str) -> Restored:
     directory = pathlib.Path(workdir) / "checkpoints"
     if not directory.is_dir():
         raise CheckpointError(f"{workdir} holds no checkpoints; give the --workdir of a run of experiments/train.py.")
-    with Checkpoints(directory) as checkpoints:
+    with Checkpoints(directory, read_only=True) as checkpoints:
         restored = checkpoints.restore(which=which)
     if restored is None:
         raise CheckpointError(f"{directory} holds no finished checkpoint; train longer, or give another --workdir.")
     return restored
+
+
+@contextlib.contextmanager
+def _quiet(silent: bool) -> Iterator[None]:
+    """Without Orbax's warnings that what was opened for reading cannot be written."""
+    before = absl.logging.get_verbosity()
+    if silent:
+        absl.logging.set_verbosity(absl.logging.ERROR)
+    try:
+        yield
+    finally:
+        absl.logging.set_verbosity(before)
 
 
 def _move_aside(folder: pathlib.Path) -> None:
@@ -273,6 +365,16 @@ def _move_aside(folder: pathlib.Path) -> None:
     target.mkdir(exist_ok=True)
     number = sum(1 for _ in target.iterdir())
     folder.rename(target / f"{folder.name}_{number}")
+
+
+def _errno(error: BaseException) -> int:
+    """That of the OSError behind an error; where the libraries below hide it, that of a full disk, the usual cause."""
+    link: BaseException | None = error
+    while link is not None:
+        if isinstance(link, OSError) and link.errno is not None:
+            return link.errno
+        link = link.__cause__ or link.__context__
+    return errno.ENOSPC
 
 
 def _short(error: BaseException) -> str:

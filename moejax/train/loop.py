@@ -9,7 +9,7 @@ import logging
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -19,24 +19,24 @@ from tqdm import tqdm
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.processes import is_writer
 from moejax.sharding.table import placed, table
-from moejax.train.checkpoints import Checkpoints, read_run
+from moejax.train.changed_config import check_same
+from moejax.train.checkpoints import Checkpoints, Restored, read_run
+from moejax.train.disk import write_whole, writing
+from moejax.train.environment import record_start
 from moejax.train.evaluation import build_evaluator
+from moejax.train.guard import check_skips, host_values
 from moejax.train.initialise import initialise_from
+from moejax.train.lock import Lock
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
 from moejax.train.program import Program
 from moejax.train.records import Records, Row, is_final, read_rows
 from moejax.train.signals import Signals
-from moejax.train.spec import Train, changes, check_splits
+from moejax.train.spec import Train, check_splits
 from moejax.train.state import TrainState
-from moejax.train.step import first_failure
 from moejax.train.stored_leaves import fill
 
 logger = logging.getLogger(__name__)
-
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient became NaN or infinite."""
 
 
 class LostProcessError(RuntimeError):
@@ -52,6 +52,10 @@ class Result:
     signal: int | None = None
 
 
+class _InterruptedError(Exception):
+    """A signal came in the middle of an evaluation."""
+
+
 def run(
     task: Any,
     data: Any,
@@ -61,26 +65,45 @@ def run(
     workdir: str | pathlib.Path,
     config: Mapping[str, Any],
     seed: int,
+    allow_change: bool = False,
+    grace_seconds: float | None = None,
 ) -> Result:
     """Trains, or goes on where `workdir` stopped. Returns at the end, or after SIGTERM or SIGINT with all saved.
 
-    data: a Dataset. config: JSON-able, written to config.json and into every checkpoint.
-    Raises SpecError before compilation for what does not fit, NonFiniteError, CheckpointError; LostProcessError where several
-    processes run and the devices of another no longer answer.
+    data: a Dataset. config: JSON-able, written to config.json and into every checkpoint; going on with another one needs
+    `allow_change` (`changed_config.py` says what is free). grace_seconds: see `Signals`.
+    Raises SpecError before compilation, and before anything is written to a new workdir, for what does not fit; BusyError where
+    another run holds the workdir; NonFiniteError, CheckpointError, DiskError; LostProcessError where several processes run and
+    the devices of another no longer answer.
     """
     check_splits(spec, data.info)
+    program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
+    part, parts = program.part
+    share = {"num_processes": parts, "process": part} if parts > 1 else {}
+    iterator = data.train_iterator(seed=seed, **share)
     workdir = pathlib.Path(workdir).absolute()
-    workdir.mkdir(parents=True, exist_ok=True)
+    source = None
+    if not (workdir / "checkpoints").exists():
+        # What does not fit says so at once, before anything is compiled or written.
+        if spec.init_from is not None:
+            source = read_run(spec.init_from, spec.init_which)
+            initialise_from(program.template.params, program.template.state, source, reinitialise=spec.reinitialise)
+        first = iterator.get_state()
+        program.check(next(iterator))
+        iterator.set_state(first)
+    with writing(workdir):
+        workdir.mkdir(parents=True, exist_ok=True)
     with (
+        Lock(workdir),
         Checkpoints(
             workdir / "checkpoints", keep_last=spec.keep_last, keep_best=spec.keep_best, best_mode=spec.best_mode
         ) as checkpoints,
-        Signals() as signals,
+        Signals(grace_seconds) as signals,
     ):
-        loop = _Loop(task, data, optimizer, spec, workdir, dict(config), seed, checkpoints)
-        with jax.set_mesh(loop.program.mesh):
+        loop = _Loop(task, data, iterator, share, program, spec, workdir, dict(config), seed, checkpoints, signals)
+        with jax.set_mesh(program.mesh):
             try:
-                return loop.run(signals)
+                return loop.run(source, allow_change)
             except jax.errors.JaxRuntimeError as error:
                 if jax.process_count() == 1:
                     raise
@@ -105,22 +128,19 @@ class _Loop:
     """One run. Holds the parts; the numbers travel in TrainState and `progress`."""
 
     def __init__(
-        self, task: Any, data: Any, optimizer: Optimizer, spec: Train, workdir: pathlib.Path, config: dict[str, Any],
-        seed: int, checkpoints: Checkpoints,
+        self, task: Any, data: Any, iterator: Any, share: dict[str, int], program: Program, spec: Train, workdir: pathlib.Path,
+        config: dict[str, Any], seed: int, checkpoints: Checkpoints, signals: Signals,
     ) -> None:  # fmt: skip
-        self.task, self.data, self.spec, self.workdir, self.config = task, data, spec, workdir, config
-        self.checkpoints, self.seed = checkpoints, seed
-        self.program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
+        self.data, self.spec, self.workdir, self.config, self.seed = data, spec, workdir, config, seed
+        self.checkpoints, self.signals, self.program = checkpoints, signals, program
+        self.iterator, self._share = iterator, share
         if self.program.mesh.size > 1 and is_writer():
             print(table(placed(self.program.template, self.program.shardings)), flush=True)
         self.template = self.program.template
         self.evaluate = build_evaluator(task, data.info, self.program.place, self.program.everywhere)
-        part, parts = self.program.part
-        self._share = {"num_processes": parts, "process": part} if parts > 1 else {}
-        self.iterator = data.train_iterator(seed=seed, **self._share)
 
-    def run(self, signals: Signals) -> Result:
-        state, progress = self._start()
+    def run(self, source: Restored | None, allow_change: bool) -> Result:
+        state, progress = self._start(source, allow_change)
         step = int(progress["step"])
         if step == self.spec.steps and (
             done := [row for row in read_rows(self.workdir / "metrics.jsonl") if is_final(row)]
@@ -128,33 +148,43 @@ class _Loop:
             say(f"{self.workdir}: all {step} steps are done; nothing to do.")
             return Result(step, done[-1])
         if is_writer():
-            (self.workdir / "config.json").write_text(json.dumps(self.config, indent=2) + "\n")
-        self.records = Records(self.workdir, step=step, tensorboard=self.spec.tensorboard, writes=is_writer())
+            write_whole(self.workdir / "config.json", json.dumps(self.config, indent=2) + "\n")
+            record_start(self.workdir, step=step, seed=self.seed, mesh=dict(self.program.mesh.shape))
+        self.records = Records(
+            self.workdir,
+            step=step,
+            tensorboard=self.spec.tensorboard,
+            writes=is_writer(),
+            unlogged="unlogged" in progress,
+        )
         try:
-            state, step = self._train(state, progress, signals)
-            if step < self.spec.steps:
-                say(f"stopped by signal {signals.received} at step {step}; the same command goes on from there.")
-                return Result(step, None, signals.received)
-            row = self._test(state, progress)
-            return Result(step, row)
+            state, stopped = self._train(state, progress)
+            if not stopped:
+                try:
+                    return Result(self.spec.steps, self._test(state, progress))
+                except _InterruptedError:
+                    pass
+            step = progress["step"]
+            say(f"stopped by signal {self.signals.received} at step {step}; the same command goes on from there.")
+            return Result(step, None, self.signals.received)
         finally:
             self.records.close()
 
-    def _start(self) -> tuple[TrainState, dict[str, Any]]:
+    def _start(self, source: Restored | None, allow_change: bool) -> tuple[TrainState, dict[str, Any]]:
         """The state to begin with: restored, loaded from another run, or fresh."""
         restored = self.checkpoints.restore(self.template, shardings=self.program.shardings)
         if restored is not None:
-            progress = restored.meta["progress"]
+            for line in check_same(
+                restored.meta["config"], self.config, workdir=self.workdir, allow_change=allow_change
+            ):
+                say(f"  the config has changed, as --allow-change allows: {line}")
+            progress = {"skipped": [], **restored.meta["progress"], "score": None}
             self.iterator.set_state(progress["data"])
             say(f"resuming {self.workdir} from step {restored.step}")
-            for line in changes(restored.meta["config"], self.config):
-                say(f"  the config has changed since: {line}")
             return jax.device_put(fill(self.template, restored.leaves), self.program.shardings), progress
-        # Read before anything is compiled, so that a source that does not fit says so at once.
-        source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
-        if source is not None:
-            initialise_from(self.template.params, self.template.state, source, reinitialise=self.spec.reinitialise)
         state = self.program.init()
+        if source is None and self.spec.init_from is not None:  # a run that was killed before its first checkpoint
+            source = read_run(self.spec.init_from, self.spec.init_which)
         if source is not None:
             params, model_state = initialise_from(
                 state.params, state.state, source, reinitialise=self.spec.reinitialise
@@ -163,80 +193,113 @@ class _Loop:
             state = jax.device_put(
                 dataclasses.replace(state, params=params, state=model_state, ema=copies), self.program.shardings
             )
-        return state, {"step": 0, "data": self.iterator.get_state(), "elapsed": 0.0, "window": [], "score": None}
+        first = {
+            "step": 0,
+            "data": self.iterator.get_state(),
+            "elapsed": 0.0,
+            "window": [],
+            "score": None,
+            "skipped": [],
+        }
+        return state, first
 
-    def _train(self, state: TrainState, progress: dict[str, Any], signals: Signals) -> tuple[TrainState, int]:
-        spec, step, window = self.spec, progress["step"], list(progress["window"])
+    def _train(self, state: TrainState, progress: dict[str, Any]) -> tuple[TrainState, bool]:
+        """The state after the last step, or where a signal stopped the run (True); all is saved."""
+        spec, step = self.spec, progress["step"]
         pending: list[tuple[int, dict[str, jax.Array]]] = []
         begin = time.monotonic() - progress["elapsed"]
+        saved = step
+        # A signal came in the middle of the evaluation that this row waits for.
+        stopped = "unlogged" in progress and not self._report(state, progress)
+        if (score := progress["score"]) is not None and self._due(step)[2]:
+            self.checkpoints.rescore(step, score)
         batches = Prefetch(self.iterator, self.program.place)
         bar = tqdm(
             total=spec.steps, initial=step, unit="step", disable=not (spec.progress and is_writer()), dynamic_ncols=True
         )
-        since, steps_since, saved = time.monotonic(), 0, step
+        since, images = time.monotonic(), 0
         try:
-            while step < spec.steps and not signals.stop(step):
+            while step < spec.steps and not (stopped := stopped or self.signals.stop()):
                 batch, position = next(batches)
                 state, metrics = self.program.step(state, batch)
-                step, steps_since = step + 1, steps_since + 1
+                step, images = step + 1, images + self._batch_size(batch)
                 pending.append((step, metrics))
                 bar.update(1)
-                log, evaluate = spec.due(spec.log_every, step), spec.due(spec.eval_every, step)
-                save = spec.due(spec.checkpoint_every, step)
-                if not (log or evaluate or save):
+                if not any(self._due(step)):
                     continue
-                window += self._collect(pending, state.params)
+                self._collect(pending, state.params, progress)
                 now = time.monotonic()
                 progress |= {"step": step, "data": position, "elapsed": now - begin, "score": None}
-                if log or evaluate:
-                    images = steps_since * self._batch_size(batch)
-                    row = self._train_row(step, window, images / max(now - since, 1e-9), now - begin)
-                    window = []
-                    if evaluate and spec.eval_split is not None:
-                        row |= self._valid_row(state)
-                        progress["score"] = self._score(row)
-                    self.records.write(row)
-                    self._show(bar, row)
-                progress["window"] = window
-                if save:
+                if any(self._due(step)[:2]):
+                    progress["unlogged"] = images / max(now - since, 1e-9)
+                    stopped = not self._report(state, progress, bar)
+                if self._due(step)[2]:
                     self._save(state, progress, wait=step == spec.steps)
                     saved = step
-                since, steps_since = time.monotonic(), 0
+                since, images = time.monotonic(), 0
             if step > saved:
-                window += self._collect(pending, state.params)
+                self._collect(pending, state.params, progress)
                 if step > progress["step"]:
-                    progress |= {"step": step, "data": position, "score": None}
-                progress |= {"elapsed": time.monotonic() - begin, "window": window}
+                    progress |= {"step": step, "data": position}
+                # No score: an undisturbed run has no checkpoint here that could be the best.
+                progress |= {"elapsed": time.monotonic() - begin, "score": None}
                 self._save(state, progress, wait=True)
             self.checkpoints.wait()
-            return state, step
+            return state, stopped
         finally:
             batches.close()
             bar.close()
 
-    def _collect(self, pending: list[tuple[int, dict[str, Any]]], params: Any) -> list[dict[str, float]]:
-        """Host values of the pending steps' scalars; stops the run at the first that is not finite."""
-        steps, metrics = [step for step, _ in pending], jax.device_get([metrics for _, metrics in pending])
-        pending.clear()
-        for step, values in zip(steps, metrics, strict=True):
-            if (failure := first_failure(params, values)) is not None:
-                self.checkpoints.wait()
-                last = self.checkpoints.steps()[-1:]
-                saved = (
-                    f"last good checkpoint: {self.checkpoints.directory / str(last[0])}"
-                    if last
-                    else "no checkpoint yet"
-                )
-                raise NonFiniteError(
-                    f"step {step} is not finite; {failure}; {saved}. Lower optimizer.learning_rate or set "
-                    "optimizer.clip_norm, and run again."
-                )
-        return [{n: float(v) for n, v in m.items() if np.ndim(v) == 0 and not n.startswith("block_")} for m in metrics]
+    def _due(self, step: int) -> tuple[bool, bool, bool]:
+        """Whether a row, an evaluation and a checkpoint are due after `step`."""
+        spec = self.spec
+        log, evaluate, save = (
+            spec.due(every, step) for every in (spec.log_every, spec.eval_every, spec.checkpoint_every)
+        )
+        return log, evaluate, save
 
-    def _train_row(self, step: int, window: list[dict[str, float]], speed: float, elapsed: float) -> Row:
-        means = {f"train/{name}": math.fsum(m[name] for m in window) / len(window) for name in window[0]}
-        means["train/learning_rate"] = window[-1]["learning_rate"]
-        return {"step": step, "time": elapsed, **means, "train/images_per_second": speed}
+    def _report(self, state: TrainState, progress: dict[str, Any], bar: Any = None) -> bool:
+        """Writes the row that is due and empties the window; False, with nothing written, where a signal interrupts it."""
+        step = progress["step"]
+        row = self._train_row(progress)
+        if self._due(step)[1] and self.spec.eval_split is not None:
+            try:
+                row |= self._valid_row(state)
+            except _InterruptedError:
+                return False
+            progress["score"] = self._score(row)
+        self.records.write(row)
+        if bar is not None:
+            self._show(bar, row)
+        progress["window"] = []
+        del progress["unlogged"]
+        return True
+
+    def _collect(self, pending: list[tuple[int, dict[str, Any]]], params: Any, progress: dict[str, Any]) -> None:
+        """Adds the pending steps' scalars to the window. A step that is not finite becomes a row of its own, or ends the run."""
+        fine, failures = host_values(pending, params)
+        pending.clear()
+        progress["window"] = progress["window"] + fine
+        for step, where in failures:
+            progress["skipped"] = [*progress["skipped"], step]
+            check_skips(self.spec, step, where, progress["skipped"], self._last_good())
+            say(f"step {step} is not finite and is skipped; {where}")
+            self.records.write({"step": step, "skipped": where})
+
+    def _last_good(self) -> str:
+        self.checkpoints.wait()
+        last = self.checkpoints.steps()[-1:]
+        return f"last good checkpoint: {self.checkpoints.directory / str(last[0])}" if last else "no checkpoint yet"
+
+    def _train_row(self, progress: dict[str, Any]) -> Row:
+        """Means over the finite steps since the last row; without them where every one was skipped."""
+        window, row = progress["window"], {"step": progress["step"], "time": progress["elapsed"]}
+        if window:
+            row |= {f"train/{name}": math.fsum(m[name] for m in window) / len(window) for name in window[0]}
+            row["train/learning_rate"] = window[-1]["learning_rate"]
+        if self.spec.on_nonfinite == "skip":
+            row["train/skipped"] = len(progress["skipped"])
+        return row | {"train/images_per_second": progress["unlogged"]}
 
     def _valid_row(self, state: TrainState) -> Row:
         batches = self._eval_batches(str(self.spec.eval_split))
@@ -274,8 +337,12 @@ class _Loop:
         score = progress["score"]
         self.checkpoints.save(progress["step"], tree, progress=kept, config=self.config, score=score, wait=wait)
 
-    def _eval_batches(self, split: str) -> Any:
-        return self.data.eval_batches(split, **self._share)
+    def _eval_batches(self, split: str) -> Iterator[Any]:
+        """The batches of a split; raises _InterruptedError, in all processes at the same one, once a signal has come."""
+        for batch in self.data.eval_batches(split, **self._share):
+            if self.signals.stop():
+                raise _InterruptedError
+            yield batch
 
     @staticmethod
     def _batch_size(batch: Mapping[str, jax.Array]) -> int:
@@ -284,7 +351,7 @@ class _Loop:
     @staticmethod
     def _show(bar: Any, row: Row) -> None:
         shown = {
-            "loss": f"{row['train/loss']:.3f}",
+            "loss": f"{row['train/loss']:.3f}" if "train/loss" in row else "-",
             "accuracy": f"{row['train/accuracy']:.1%}" if "train/accuracy" in row else "-",
             "images/s": f"{row['train/images_per_second']:.0f}",
         }

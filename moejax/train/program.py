@@ -53,6 +53,7 @@ class Program:
             rate=optimizer.rate(spec.steps),
             accumulate_steps=spec.accumulate_steps,
             ema_decay=spec.ema_decay,
+            skip_nonfinite=spec.on_nonfinite == "skip",
         )
         self.everywhere = NamedSharding(self.mesh, PartitionSpec())
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, self.everywhere))
@@ -63,6 +64,21 @@ class Program:
         quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         options = quick if jax.default_backend() == "cpu" else None
         return jax.jit(self._create, out_shardings=self.shardings, compiler_options=options)()
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Traces the step for a host batch of this process. Raises SpecError where the model cannot take it; nothing is compiled.
+
+        The compiled step uses the same trace, so that this costs no time.
+        """
+        _, count = self.part
+        shapes = {
+            name: jax.ShapeDtypeStruct(
+                (count * len(rows), *rows.shape[1:]), jax.dtypes.canonicalize_dtype(np.asarray(rows).dtype)
+            )
+            for name, rows in batch.items()
+        }
+        with jax.set_mesh(self.mesh):
+            jax.eval_shape(self.step, self.template, shapes)
 
     @functools.cached_property
     def part(self) -> tuple[int, int]:

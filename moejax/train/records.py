@@ -1,13 +1,15 @@
 """What a run leaves to read: `metrics.jsonl`, one JSON object per line, and TensorBoard events."""
 
+import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tensorboardX import SummaryWriter
+
+from moejax.train.disk import write_whole, writing
+from moejax.train.events import Events
 
 Row = dict[str, Any]
 
@@ -27,39 +29,56 @@ def read_rows(path: str | pathlib.Path) -> list[Row]:
 class Records:
     """Writers of one run, from `step` on: rows after it are cut away, so that a resumed file equals an uninterrupted one.
 
-    writes: False only remembers the rows, as another process writes them.
+    unlogged: the row of `step` itself is still to come.
+    writes: False only remembers the rows, as another process writes them. All raise DiskError where a file cannot be written.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, step: int, tensorboard: bool = True, writes: bool = True) -> None:
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        step: int,
+        tensorboard: bool = True,
+        writes: bool = True,
+        unlogged: bool = False,
+    ) -> None:
         self.path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(self.path) if row["step"] <= step and not is_final(row)]
+        if unlogged:
+            self.rows = [row for row in self.rows if row["step"] < step or "skipped" in row]
         self._file, self._events = None, None
         if not writes:
             return
-        partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(_line(row) for row in self.rows))
-        os.replace(partial, self.path)
-        self._file = self.path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if tensorboard else None
+        write_whole(self.path, "".join(_line(row) for row in self.rows))
+        with writing(self.path):
+            self._file = self.path.open("a")
+        if tensorboard:
+            self.events = workdir / "tensorboard"
+            with writing(self.events):
+                self._events = Events(self.events, purge=step + 1)
 
     def write(self, row: Row) -> None:
         """Appends a row (arrays become lists); on disk when it returns."""
         row = {name: _plain(value) for name, value in row.items()}
         self.rows.append(row)
         if self._file is not None:
-            self._file.write(_line(row))
-            self._file.flush()
+            with writing(self.path):
+                self._file.write(_line(row))
+                self._file.flush()
         if self._events is not None:
+            scalars: dict[str, float] = {}
             for name, value in row.items():
-                for tag, scalar in _scalars(name, value).items():
-                    self._events.add_scalar(tag, scalar, row["step"])
+                scalars |= _scalars(name, value)
+            if scalars:
+                with writing(self.events):
+                    self._events.scalars(row["step"], scalars)
 
     def close(self) -> None:
-        """Ends both files."""
-        if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+        """Ends both files; what a full disk did not take of them is lost, and was said before."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                if file is not None:
+                    file.close()
 
 
 def is_final(row: Mapping[str, Any]) -> bool:

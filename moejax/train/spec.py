@@ -10,6 +10,8 @@ from moejax.sharding.mesh import MeshSpec
 from moejax.sharding.processes import Processes
 from moejax.sharding.rules import Rules
 
+MISSING = "(not there)"
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Train:
@@ -19,6 +21,10 @@ class Train:
         the steps since the last one.
     keep_last, keep_best: checkpoints kept; best by the row entry `best_metric`, 'max' or 'min' (scored at evaluations).
     test_with: which parameters the final test takes. eval_split, test_split: None skips.
+    on_nonfinite: what a loss or gradient that is NaN or infinite does: 'stop' ends the run and names step and layer; 'skip' leaves
+        the state as it was before the batch and goes on, at most `max_skipped` times in the whole run. Each skip is a row of
+        metrics.jsonl; the data position and the random numbers of later steps are those of their number, so that a resumed run
+        skips the same.
     init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
     processes: how several processes find each other; mesh, rules: how arrays lie over all their devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
         optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events and progress bar.
@@ -37,6 +43,8 @@ class Train:
     test_with: Literal["best", "last"] = "last"
     eval_split: str | None = "validation"
     test_split: str | None = "test"
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 10
     init_from: str | None = None
     init_which: Literal["best", "last"] = "best"
     reinitialise: tuple[str, ...] = ()
@@ -54,6 +62,9 @@ class Train:
             "log_every": 0,
             "eval_every": 0,
             "checkpoint_every": 0,
+            "max_skipped": 0,
+            "keep_last": 1,
+            "keep_best": 0,
         }.items():
             if getattr(self, name) < low:
                 raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
@@ -80,16 +91,11 @@ def check_splits(spec: Train, info: Any) -> None:
             )
 
 
-def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """'train.steps 100 -> 200' for every entry of two nested configs that differs."""
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """{'train.steps': (100, 200)} for every entry of two nested configs that differs; '(not there)' for a missing one."""
     old, new = (_flat(json.loads(json.dumps(config))) for config in (before, now))
-    names = sorted(old.keys() | new.keys())
-    missing = "(not there)"
-    return [
-        f"{n} {old.get(n, missing)!r} -> {new.get(n, missing)!r}"
-        for n in names
-        if old.get(n, missing) != new.get(n, missing)
-    ]
+    pairs = {name: (old.get(name, MISSING), new.get(name, MISSING)) for name in sorted(old.keys() | new.keys())}
+    return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

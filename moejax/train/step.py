@@ -12,6 +12,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from moejax.core.errors import SpecError
 from moejax.core.tree import leaf_names
+from moejax.train.skipping import all_finite, kept
 from moejax.train.state import TrainState
 
 Batch = Mapping[str, Array]
@@ -25,11 +26,13 @@ def build_step(
     rate: optax.Schedule | None = None,
     accumulate_steps: int = 1,
     ema_decay: float = 0.0,
+    skip_nonfinite: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """`state, metrics = step(state, batch)`, not yet jitted.
 
     metrics: those of the task, 'grad_norm', 'learning_rate' (where its schedule `rate` is given), and 'grad_finite'
         [leaves] (bool, in the order of `leaf_names(params)`).
+    skip_nonfinite: a step with a metric or gradient that is not finite counts, but leaves all else as it was (`skipping.py`).
     Raises SpecError for accumulate_steps < 1 or an ema_decay outside [0, 1). Source: ours.
     """
     if accumulate_steps < 1:
@@ -50,6 +53,10 @@ def build_step(
         new: TrainState = dataclasses.replace(
             state, step=state.step + 1, params=params, state=model_state, opt_state=opt_state, ema=ema
         )
+        if skip_nonfinite:
+            finite = all_finite(metrics)
+            parts = ("params", "state", "opt_state", "ema")
+            new = dataclasses.replace(new, **{n: kept(finite, getattr(new, n), getattr(state, n)) for n in parts})
         return new, metrics
 
     return step

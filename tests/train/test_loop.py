@@ -8,11 +8,12 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.train.checkpoints import Checkpoints
-from moejax.train.loop import NonFiniteError, run
+from moejax.train.guard import NonFiniteError
+from moejax.train.loop import run
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
 from moejax.train.records import read_rows
-from moejax.train.spec import Train, changes
+from moejax.train.spec import Train, changed
 
 ADAM = Optimizer(learning_rate=0.05, warmup_steps=2)
 SPEC = {"steps": 12, "log_every": 3, "eval_every": 6, "checkpoint_every": 4, "progress": False, "tensorboard": False}
@@ -130,7 +131,7 @@ def test_bad_splits_and_metrics(tmp_path, linear_task, memory_data):
 
 def test_a_changed_config_is_said():
     before, now = {"a": {"b": 1, "c": (1, 2)}, "d": 3}, {"a": {"b": 2, "c": [1, 2]}}
-    assert changes(before, now) == ["a.b 1 -> 2", "d 3 -> '(not there)'"]
+    assert changed(before, now) == {"a.b": (1, 2), "d": (3, "(not there)")}
 
 
 def test_prefetch_pairs_positions_and_raises(memory_data):
