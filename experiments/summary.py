@@ -9,6 +9,7 @@ Exit code 2: a config that cannot be built.
 
 import sys
 
+import flag_errors
 from absl import app, flags, logging
 from ml_collections import config_flags
 from model_cost import summary
@@ -70,4 +71,4 @@ def main(_: list[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config"])
-    app.run(main)
+    app.run(main, flags_parser=flag_errors.parse)
