@@ -14,6 +14,7 @@ import sys
 
 import flag_errors
 from absl import app, flags
+from recorded import RESULTS
 
 from moejax.core.errors import SpecError
 from moejax.evals import routing_traces
@@ -21,7 +22,6 @@ from moejax.planning import exchange_curves
 from moejax.planning.exchange_costs import Layer
 from moejax.planning.links import LINKS
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 DEVICES = tuple(2**power for power in range(3, 13))
 PICTURES, TOKENS, CHOICES, WIDTH, HIDDEN, LATENT, CAPACITY = 64, 257, 2, 1280, 5120, 320, 1.05
 

@@ -24,6 +24,7 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags
+from recorded import RESULTS
 
 from moejax.core.errors import SpecError
 from moejax.planning import plan_rows
@@ -45,9 +46,7 @@ the chips' data sheets; host seconds are wall (CPU) seconds of the process that 
 
 _ONLY = flags.DEFINE_multi_string("only", None, "Models whose names hold this text; default: all.")
 _CHIPS = flags.DEFINE_multi_enum("chips", [str(n) for n in SLICES], [str(n) for n in SLICES], "Sizes of the slices.")
-_RESULTS = flags.DEFINE_string(
-    "results", str(HERE / "results" / "plan_v5p.json"), "JSON file; .md and .png lie beside it."
-)
+_RESULTS = flags.DEFINE_string("results", str(RESULTS / "plan_v5p.json"), "JSON file; .md and .png lie beside it.")
 _AGAIN = flags.DEFINE_boolean("again", False, "Plan cases again that the file holds.")
 _DRAW = flags.DEFINE_boolean("draw", False, "Only write the table and the picture.")
 

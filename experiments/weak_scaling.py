@@ -18,8 +18,8 @@ import sys
 
 import flag_errors
 from absl import app, flags
+from recorded import RESULTS
 
-RESULTS = pathlib.Path(__file__).resolve().parent / "results"
 SLICES = {8: "2x4", 16: "4x4", 32: "4x8", 64: "8x8", 128: "8x16", 256: "16x16"}
 HEAD = ("devices", "GFLOP", "memory, MiB", "touched, MiB", "exchanged, MiB", "on the wire, MiB", "gradient sums, MiB")
 
