@@ -35,9 +35,7 @@ class Cache:
 
 @flax.struct.dataclass
 class Written:
-    """tokens: what follows each prompt; after the stop token only that one again. lengths: without those repetitions, but with
-    the stop token where it came.
-    """
+    """tokens: what follows each prompt; after a stop token only that one again. lengths: without those repetitions."""
 
     tokens: Annotated[Any, Int[Array, "B T"]]
     lengths: Annotated[Any, Int[Array, "B"]]
@@ -52,7 +50,7 @@ def generate(
     lengths: Int[Array, "B"] | None = None,
     steps: int,
     next_token: NextToken = GREEDY,
-    stop_token: int | None = None,
+    stop_tokens: tuple[int, ...] = (),
     key: PRNGKeyArray | None = None,
 ) -> Written:
     """`steps` tokens after each prompt, in one scan; pure, so that it may be compiled whole (all but arrays static).
@@ -62,24 +60,24 @@ def generate(
     the vocabulary, a missing key, and for a model whose experts' work depends on more than the token.
     """
     batch, length = prompts.shape
-    _check_room(model, length, steps, stop_token)
+    _check_room(model, length, steps, stop_tokens)
     if lengths is None:
         lengths = jnp.full((batch,), length, jnp.int32)
     keys = [None] * steps if key is None else jax.random.split(key, steps)
     logits, cache = prefill(model, params, state, prompts, lengths, cache_length=length + steps)
     first = next_token.choose(logits, keys[0])
-    stop = -1 if stop_token is None else stop_token
+    stops = jnp.asarray(stop_tokens, jnp.int32)
 
     def write(carry: Any, key: PRNGKeyArray | None) -> tuple[Any, Int[Array, "B"]]:
-        cache, token, ended = carry
+        cache, token = carry
         logits, cache = step(model, params, state, cache, token)
-        token = jnp.where(ended, stop, next_token.choose(logits, key))
-        return (cache, token, ended | (token == stop)), token
+        token = jnp.where(jnp.isin(token, stops), token, next_token.choose(logits, key))
+        return (cache, token), token
 
     later = None if key is None else keys[1:]
-    _, rest = jax.lax.scan(write, (cache, first, first == stop), later, length=steps - 1)
+    _, rest = jax.lax.scan(write, (cache, first), later, length=steps - 1)
     tokens = jnp.concatenate([first[:, None], rest.swapaxes(0, 1)], axis=1)
-    before_stop = jnp.cumprod((tokens != stop).astype(jnp.int32), axis=1).sum(axis=1)
+    before_stop = jnp.cumprod(~jnp.isin(tokens, stops), axis=1, dtype=jnp.int32).sum(axis=1)
     return Written(tokens, jnp.minimum(before_stop + 1, steps))
 
 
@@ -179,7 +177,7 @@ def _check_alone(block: DecoderBlock, plan: Any) -> None:
         )
 
 
-def _check_room(model: Decoder, length: int, steps: int, stop_token: int | None) -> None:
+def _check_room(model: Decoder, length: int, steps: int, stop_tokens: tuple[int, ...]) -> None:
     if steps < 1:
         raise SpecError(f"steps={steps} must be at least 1.")
     if length + steps > model.max_length:
@@ -187,5 +185,6 @@ def _check_room(model: Decoder, length: int, steps: int, stop_token: int | None)
             f"a prompt of {length} tokens and {steps} more are {length + steps}; this model takes max_length={model.max_length}: "
             f"cut the prompt, or take {max(model.max_length - length, 0)} steps at most."
         )
-    if stop_token is not None and not 0 <= stop_token < model.vocab_size:
-        raise SpecError(f"stop_token={stop_token} is no token of the vocabulary (0 to {model.vocab_size - 1}).")
+    wrong = [token for token in stop_tokens if not 0 <= token < model.vocab_size]
+    if wrong:
+        raise SpecError(f"stop token {wrong[0]} is no token of the vocabulary (0 to {model.vocab_size - 1}).")

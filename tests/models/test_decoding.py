@@ -122,13 +122,13 @@ def test_greedy_tokens_are_those_of_growing_sequences():
     assert np.asarray(written.lengths).tolist() == [6, 6, 6]
 
     stop = expected[0][2]
-    stopped = jax.jit(functools.partial(generate, MIXED, steps=6, stop_token=stop))(
+    stopped = jax.jit(functools.partial(generate, MIXED, steps=6, stop_tokens=(10, stop)))(
         params, state, prompts, lengths=lengths
     )
     for row, length, whole in zip(np.asarray(stopped.tokens), np.asarray(stopped.lengths), expected, strict=True):
-        end = whole.index(stop) + 1 if stop in whole else 6
+        end = next((i + 1 for i, token in enumerate(whole) if token in (10, stop)), 6)
         assert length == end
-        assert row.tolist() == whole[:end] + [stop] * (6 - end)
+        assert row.tolist() == whole[:end] + [whole[end - 1]] * (6 - end)
 
 
 def test_sampling_follows_the_key_and_the_logits():
@@ -166,7 +166,7 @@ def test_a_bfloat16_model_decodes():
     [
         ({"steps": 0}, "steps=0 must be at least 1"),
         ({"steps": 13}, r"a prompt of 4 tokens and 13 more are 17; .* take 12 steps at most"),
-        ({"steps": 2, "stop_token": 11}, r"stop_token=11 is no token of the vocabulary \(0 to 10\)"),
+        ({"steps": 2, "stop_tokens": (1, 11)}, r"stop token 11 is no token of the vocabulary \(0 to 10\)"),
         ({"steps": 2, "next_token": NextToken(temperature=1.0)}, "needs a key"),
     ],
 )
