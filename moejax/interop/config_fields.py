@@ -91,9 +91,12 @@ class Fields:
         self._what = what
         self.only("quantization_config", None, way_out="Take the weights that are not quantised.")
 
-    def integer(self, name: str, default: Any = _MISSING) -> Any:
-        """A whole number (or the default). Raises SpecError when it is missing without default, or something else."""
-        value = self._take(name, default)
+    def integer(self, name: str, default: Any = _MISSING, *, or_else: str = "") -> Any:
+        """A whole number (or the default). or_else: another spelling of the name.
+
+        Raises SpecError when it is missing without default, or something else.
+        """
+        value = self._take(or_else if name not in self._left and or_else in self._left else name, default)
         if value is not default and (not isinstance(value, int) or isinstance(value, bool)):
             raise SpecError(f"config.json: {name}={value!r} must be a whole number.")
         return value

@@ -24,7 +24,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
     fields.only("router_jitter_noise", 0.0, way_out="It acts in training alone: set it to 0.")
     width = fields.integer("intermediate_size")
     sizes = MixtureSizes(
-        num_experts=fields.integer("num_local_experts"),
+        num_experts=fields.integer("num_local_experts", or_else="num_experts"),
         num_selected_experts=fields.integer("num_experts_per_tok"),
         expert_dim=width,
         shared_dim=0,
@@ -45,7 +45,7 @@ def config_of(model: Decoder) -> dict[str, Any]:
     """The config.json of a model, as far as Mixtral's can say it (`language_models.save` checks that it says all)."""
     sizes = sizes_of(model)
     return written_fields(model, "mixtral", "MixtralForCausalLM") | {
-        "head_dim": model.attention.head_dim,
+        "head_dim": model.head_dim,
         "sliding_window": model.sliding_window,
         "intermediate_size": sizes.expert_dim,
         "num_local_experts": sizes.num_experts,

@@ -24,7 +24,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
     fields.only("clip_qkv", None)
     width = fields.integer("intermediate_size")
     sizes = MixtureSizes(
-        num_experts=fields.integer("num_experts"),
+        num_experts=fields.integer("num_experts", or_else="num_local_experts"),
         num_selected_experts=fields.integer("num_experts_per_tok"),
         expert_dim=width,
         shared_dim=0,

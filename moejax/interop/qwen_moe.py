@@ -36,7 +36,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
     else:
         spec |= {"attention_bias": "qkv" if fields.flag("qkv_bias", default=True) else "none"}
     sizes = MixtureSizes(
-        num_experts=fields.integer("num_experts"),
+        num_experts=fields.integer("num_experts", or_else="num_local_experts"),
         num_selected_experts=fields.integer("num_experts_per_tok"),
         expert_dim=fields.integer("moe_intermediate_size"),
         shared_dim=0 if third else fields.integer("shared_expert_intermediate_size"),

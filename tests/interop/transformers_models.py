@@ -125,7 +125,8 @@ def say(family, model, logits):
         else:
             mask = torch.ones_like(tokens)  # all are text, whatever stands for padding
             tokens = model.generate(tokens, attention_mask=mask, max_new_tokens=STEPS, do_sample=False)
-    return {"logits": found, "greedy": tokens[:, prompts().shape[1] :].numpy()}
+    # Contiguous: safetensors writes the numbers of a view as they lie in memory.
+    return {"logits": found, "greedy": np.ascontiguousarray(tokens[:, prompts().shape[1] :].numpy(), np.int32)}
 
 
 def save(family, model, folder):
