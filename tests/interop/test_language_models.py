@@ -20,7 +20,9 @@ from moejax.core.errors import SpecError
 from moejax.core.segments import split_segments
 from moejax.core.spec import build_method
 from moejax.interop import language_models
+from moejax.interop.representable import check_same
 from moejax.models.decoding import generate
+from moejax.models.sizes import LANGUAGE
 
 HERE = pathlib.Path(__file__).parent
 FORMATS = {
@@ -196,6 +198,62 @@ def test_parameters_that_have_no_place(tmp_path):
     params.pop("norm")
     with pytest.raises(SpecError, match=r"missing: norm/scale\n  no place for: adapter/scale"):
         language_models.save(params, found.model, tmp_path / "new", family="mixtral")
+
+
+ALIKE = {"hidden_act": "silu", "attention_dropout": 0.0, "initializer_range": 0.02, "use_cache": True}
+ALIKE |= {"torch_dtype": "bfloat16", "transformers_version": "4.39.0", "tie_word_embeddings": False, "bos_token_id": 1}
+PUBLISHED = {  # config.json as it lies beside the released weights
+    "Mixtral-8x7B": ALIKE
+    | {"model_type": "mixtral", "architectures": ["MixtralForCausalLM"], "vocab_size": 32000, "hidden_size": 4096}
+    | {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "intermediate_size": 14336}
+    | {"num_local_experts": 8, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "rope_theta": 1000000.0}
+    | {"max_position_embeddings": 32768, "sliding_window": None, "output_router_logits": False}
+    | {"router_aux_loss_coef": 0.02},
+    "Qwen1.5-MoE-A2.7B": ALIKE
+    | {"model_type": "qwen2_moe", "architectures": ["Qwen2MoeForCausalLM"], "vocab_size": 151936, "hidden_size": 2048}
+    | {"num_hidden_layers": 24, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 5632}
+    | {"num_experts": 60, "num_experts_per_tok": 4, "moe_intermediate_size": 1408, "norm_topk_prob": False}
+    | {"shared_expert_intermediate_size": 5632, "decoder_sparse_step": 1, "rms_norm_eps": 1e-6, "rope_theta": 1000000.0}
+    | {"max_position_embeddings": 8192, "sliding_window": 32768, "use_sliding_window": False, "max_window_layers": 21}
+    | {"output_router_logits": False, "router_aux_loss_coef": 0.001},
+    "OLMoE-1B-7B": ALIKE
+    | {"model_type": "olmoe", "architectures": ["OlmoeForCausalLM"], "vocab_size": 50304, "hidden_size": 2048}
+    | {"num_hidden_layers": 16, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 1024}
+    | {
+        "num_experts": 64,
+        "num_experts_per_tok": 8,
+        "norm_topk_prob": False,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+    }
+    | {"max_position_embeddings": 4096, "rope_scaling": None, "attention_bias": False, "clip_qkv": None}
+    | {"output_router_logits": False, "router_aux_loss_coef": 0.01, "pad_token_id": 1, "eos_token_id": 50279},
+    "DeepSeekMoE-16B": ALIKE
+    | {"model_type": "deepseek", "architectures": ["DeepseekForCausalLM"], "vocab_size": 102400, "hidden_size": 2048}
+    | {"num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 16, "intermediate_size": 10944}
+    | {"n_routed_experts": 64, "num_experts_per_tok": 6, "moe_intermediate_size": 1408, "n_shared_experts": 2}
+    | {"first_k_dense_replace": 1, "moe_layer_freq": 1, "norm_topk_prob": False, "scoring_func": "softmax"}
+    | {"max_position_embeddings": 4096, "rms_norm_eps": 1e-6, "rope_theta": 10000, "rope_scaling": None}
+    | {"attention_bias": False, "aux_loss_alpha": 0.001, "seq_aux": True, "pretraining_tp": 1}
+    | {"auto_map": {"AutoConfig": "configuration_deepseek.DeepseekConfig"}},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_configs_mean_the_published_sizes(name):
+    config = PUBLISHED[name]
+    module = language_models.FORMATS[FORMATS[config["model_type"]]]
+    model = build_method("models", {"name": "decoder"} | LANGUAGE[name].fields)
+    check_same(model, module.decoder(config), what=name)
+    written = module.config_of(model)
+    same = {field for field in config if field in written} - {
+        "architectures",
+        "torch_dtype",
+        "bos_token_id",
+        "eos_token_id",
+    }
+    assert len(same) > 12
+    assert {field: written[field] for field in same} == {field: config[field] for field in same}
 
 
 @pytest.mark.slow
