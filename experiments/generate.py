@@ -47,8 +47,9 @@ def load(folder: Path) -> language_models.Loaded:
     if not folder.is_dir():
         raise SpecError(f"--checkpoint {folder} is no folder.")
     if any(folder.glob("*.safetensors*")) or ((folder / CONFIG).is_file() and "model_type" in read_config(folder)):
-        found = language_models.load(folder, dtype=_DTYPE.value)
-        return dataclasses.replace(found, model=dataclasses.replace(found.model, dtype=_DTYPE.value))
+        dtype: Any = _DTYPE.value
+        found = language_models.load(folder, dtype=dtype)
+        return dataclasses.replace(found, model=dataclasses.replace(found.model, dtype=dtype))
     run_config, params, state, _ = load_run(folder, _WHICH.value)
     model = getattr(build_task(run_config), "model", None)
     if not isinstance(model, Decoder):

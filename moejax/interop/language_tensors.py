@@ -76,8 +76,8 @@ def _attention(model: Decoder, theirs: str, ours: str) -> list[Entry]:
             entries.append(Entry(f"{theirs}.{projection}.bias", shape[:1], (f"{ours}/{name}_bias",)))
     if spec.qk_norm != "none":
         for short, name in (("q", "query"), ("k", "key")):
-            shape = (spec.head_dim if spec.qk_norm == "head" else widths[name],)
-            entries.append(Entry(f"{theirs}.{short}_norm.weight", shape, (f"{ours}/{name}_norm/scale",)))
+            width = spec.head_dim if spec.qk_norm == "head" else widths[name]
+            entries.append(Entry(f"{theirs}.{short}_norm.weight", (width,), (f"{ours}/{name}_norm/scale",)))
     return entries
 
 

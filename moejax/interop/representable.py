@@ -54,8 +54,8 @@ def _plain(model: Decoder) -> Decoder:
     """The same model with what may be said in two ways said in one."""
     moe = model.moe
     if moe is not None and getattr(moe.router, "order", "") == "top_k_then_softmax":
-        router: Any = dataclasses.replace(moe.router, order="softmax_then_top_k", renormalize=True)  # type: ignore[call-arg]
-        moe = dataclasses.replace(moe, router=router)
+        router: Any = moe.router
+        moe = dataclasses.replace(moe, router=dataclasses.replace(router, order="softmax_then_top_k", renormalize=True))
     return dataclasses.replace(
         model,
         num_kv_heads=model.attention.num_kv_heads,

@@ -133,7 +133,7 @@ class Decoder:
         """Parameters {'embedding': {'tokens' [V D]}, 'blocks', 'norm'[, 'head' Dense [D V]]} and state {'blocks': routers'}."""
         blocks, state = init_blocks(self.blocks, key, self.dim)
         table = _NORMAL(named(key, "embedding"), (self.vocab_size, self.dim), jnp.float32)
-        params = {"embedding": {"tokens": table}, "blocks": blocks, "norm": self._norm.init(self.dim)}
+        params: dict[str, Any] = {"embedding": {"tokens": table}, "blocks": blocks, "norm": self._norm.init(self.dim)}
         if not self.tie_embeddings:
             params["head"] = init_kernel(key, "head", (self.dim, self.vocab_size), _NORMAL)
         return params, {"blocks": state}

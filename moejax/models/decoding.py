@@ -18,6 +18,7 @@ from moejax.core.outputs import LayerOutput
 from moejax.core.plans import TokenChoice
 from moejax.core.segments import segments_named, turns
 from moejax.layers.decoder_block import DecoderBlock
+from moejax.layers.moe import MoE
 from moejax.models.decoder import Decoder
 from moejax.models.next_token import GREEDY, NextToken
 
@@ -68,7 +69,7 @@ def generate(
     first = next_token.choose(logits, keys[0])
     stops = jnp.asarray(stop_tokens, jnp.int32)
 
-    def write(carry: Any, key: PRNGKeyArray | None) -> tuple[Any, Int[Array, "B"]]:
+    def write(carry: Any, key: Any) -> tuple[Any, Any]:
         cache, token = carry
         logits, cache = step(model, params, state, cache, token)
         token = jnp.where(jnp.isin(token, stops), token, next_token.choose(logits, key))
@@ -160,7 +161,7 @@ def _ungrouped(model: Decoder) -> Decoder:
 
 
 def _check_alone(block: DecoderBlock, plan: Any) -> None:
-    if plan is None:
+    if plan is None or not isinstance(block.mixer, MoE):
         return
     router = block.mixer.router
     name = type(router).__module__.rpartition(".")[2]
