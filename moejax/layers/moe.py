@@ -1,11 +1,13 @@
 """The mixture-of-experts layer: router + dispatch + experts, and shared experts beside them.
 
-Source: ours; every method lives in the router, the dispatcher or the bank.
+Source: ours; every method lives in the router, the dispatcher or the bank. shared_gate: the Qwen team 2024, "Qwen1.5-MoE", and
+    its public code.
 """
 
 import dataclasses
 from typing import Any
 
+import jax
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from moejax.core.contracts import Experts, Router, enter, leave
@@ -19,6 +21,7 @@ from moejax.exchange.all_to_all import AllToAll
 from moejax.exchange.contract import Exchange, exchange_metrics
 from moejax.exchange.on_devices import own_key
 from moejax.layers.feed_forward import FeedForward
+from moejax.routing.logits import init_kernel, linear_logits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,7 @@ class MoE:
     exchange: Exchange = method("exchange", default=AllToAll())
     group_size: int | None = None
     shared: Experts | None = method("experts", default=None)
+    shared_gate: bool = False
 
     def __post_init__(self) -> None:
         check_strategy(self.dispatch, self.router.plan_type)
@@ -47,13 +51,17 @@ class MoE:
             )
         if self.group_size is not None and self.group_size < 1:
             raise SpecError(f"group_size={self.group_size} must be at least 1 (or None: one sequence per group).")
+        if self.shared_gate and self.shared is None:
+            raise SpecError("shared_gate=True needs a shared expert to multiply; give `shared` a bank.")
 
     def init(self, key: PRNGKeyArray, dim: int) -> tuple[Any, Any]:
-        """Parameters {'router', 'experts'[, 'shared']} and router state for tokens of width `dim`."""
+        """Parameters {'router', 'experts'[, 'shared'[, 'shared_gate']]} and router state for tokens of width `dim`."""
         router, state = self.router.init(named(key, "router"), dim)
         params = {"router": router, "experts": self.experts.init(named(key, "experts"), self.router.num_experts, dim)}
         if self.shared is not None:
             params["shared"] = FeedForward(experts=self.shared).init(named(key, "shared"), dim)
+        if self.shared_gate:
+            params["shared_gate"] = {"kernel": init_kernel(named(key, "shared_gate"), dim, 1)}
         return params, state
 
     def apply(
@@ -85,11 +93,21 @@ class MoE:
         )
         y = leave(self.experts, params["experts"], moved).reshape(x.shape)
         if self.shared is not None:
-            shared = FeedForward(experts=self.shared)
-            y = y + shared.apply(params["shared"], x, key=maybe_named(key, "shared"))
+            y = y + self.apply_shared(params, x, key=maybe_named(key, "shared"))
         metrics = routed.metrics | plan_metrics(routed.plan, num_tokens=size)
         metrics |= exchange_metrics(self.exchange, self.dispatch, routed.plan)
         return LayerOutput(tokens=y, state=routed.state, losses=routed.losses, metrics=metrics, plan=routed.plan)
+
+    def apply_shared(
+        self, params: Any, x: Float[Array, "B T D"], *, key: PRNGKeyArray | None = None
+    ) -> Float[Array, "B T D"]:
+        """What the shared expert adds, gated where shared_gate is on. params: of the whole layer."""
+        assert self.shared is not None
+        y = FeedForward(experts=self.shared).apply(params["shared"], x, key=key)
+        if not self.shared_gate:
+            return y
+        gate = jax.nn.sigmoid(linear_logits(x, params["shared_gate"]["kernel"])).astype(y.dtype)
+        return y * gate
 
     def _tokens_per_group(self, x: Float[Array, "B T D"]) -> int:
         tokens = x.shape[0] * x.shape[1]

@@ -15,7 +15,6 @@ from moejax.core.errors import SpecError
 from moejax.core.outputs import LayerOutput
 from moejax.core.rng import maybe_named
 from moejax.layers.block import Block
-from moejax.layers.feed_forward import FeedForward
 from moejax.layers.mixer import apply_mixer
 from moejax.layers.moe import MoE
 from moejax.layers.norms import LayerNorm
@@ -60,14 +59,13 @@ class ShortcutBlock(Block):
         assert isinstance(self.mixer, MoE) and self.mixer.shared is not None
         if shortcut is None:
             raise SpecError("a shortcut-connected block reads the block before it; it cannot be the first.")
-        routed_alone = dataclasses.replace(self.mixer, shared=None)
+        routed_alone = dataclasses.replace(self.mixer, shared=None, shared_gate=False)
         hidden = _NORM.apply(params["norm_routed"], shortcut)
         routed = apply_mixer(routed_alone, params, state, hidden, key=key, token_ids=token_ids)
         normed = _NORM.apply(params["norm_1"], x)
         branch = self.attention.apply(params["attention"], normed, key=maybe_named(key, "attention"))
         x = x + self._regularise(branch, "attention", key, drop_path_rate)
-        shared = FeedForward(experts=self.mixer.shared).apply(
-            params["moe"]["shared"], _NORM.apply(params["norm_2"], x), key=maybe_named(key, "shared")
-        )
+        hidden = _NORM.apply(params["norm_2"], x)
+        shared = self.mixer.apply_shared(params["moe"], hidden, key=maybe_named(key, "shared"))
         tokens = x + self._regularise(shared + routed.tokens, "mixer", key, drop_path_rate)
         return dataclasses.replace(routed, tokens=tokens, shortcut=x)

@@ -1,4 +1,4 @@
-"""Checks that picture models share: sizes, patches, where MoE layers stand, whole groups of tokens."""
+"""Checks that models share: sizes, patches, where MoE layers stand, whole groups of tokens."""
 
 import math
 from typing import Any
@@ -31,12 +31,12 @@ def check_pictures(shape: tuple[int, ...], image_size: int, channels: int) -> No
         raise SpecError(f"pictures must be {list(expected)} (height, width, channels), found {list(shape[1:])}.")
 
 
-def check_groups(moe: MoE | None, batch_size: int, num_tokens: int) -> None:
-    """Raises SpecError when the tokens of `batch_size` pictures of `num_tokens` each do not make whole groups."""
+def check_groups(moe: MoE | None, batch_size: int, num_tokens: int, *, inputs: str = "pictures") -> None:
+    """Raises SpecError when the tokens of `batch_size` pictures (or other `inputs`) of `num_tokens` each make no whole groups."""
     size = moe.group_size if moe else None
     if size is not None and batch_size * num_tokens % size:
         step = size // math.gcd(size, num_tokens)
         raise SpecError(
-            f"group_size={size} does not divide the {batch_size * num_tokens} tokens of {batch_size} pictures "
+            f"group_size={size} does not divide the {batch_size * num_tokens} tokens of {batch_size} {inputs} "
             f"of {num_tokens} tokens; use a batch that is a multiple of {step}, or group_size=None."
         )

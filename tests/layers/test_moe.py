@@ -96,6 +96,19 @@ def test_one_expert_of_weight_one_is_the_dense_layer():
     )
 
 
+def test_the_gate_of_a_shared_expert_by_hand():
+    router, x = build_method("routing", {"name": "top_k", "num_experts": 3, "noise_std": 0.0}), inputs()
+    gated = MoE(router=router, experts=BANK, shared=SwigluExperts(expert_dim=3), shared_gate=True)
+    params, state = gated.init(jax.random.key(0), D)
+    assert params["shared_gate"]["kernel"].shape == (D, 1)
+    routed = MoE(router=router, experts=BANK).apply(params, state, x).tokens
+    beside = FeedForward(experts=gated.shared).apply(params["shared"], x)
+    gate = 1 / (1 + np.exp(-np.asarray(x) @ np.asarray(params["shared_gate"]["kernel"])))
+    np.testing.assert_allclose(gated.apply(params, state, x).tokens, routed + beside * gate, rtol=1e-5, atol=1e-6)
+    with pytest.raises(SpecError, match="shared_gate=True needs a shared expert"):
+        MoE(router=router, experts=BANK, shared_gate=True)
+
+
 def test_shared_experts_are_added():
     router = build_method("routing", {"name": "uniform", "num_experts": 2})
     plain = MoE(router=router, experts=BANK)
