@@ -2,7 +2,6 @@
 
   python experiments/train.py --config configs/vit/patchwork.py:model=vmoe,seed=1 --workdir runs/vmoe
   python experiments/train.py --config configs/vit/patchwork.py:smoke --workdir runs/smoke --config.train.steps=4
-
   python experiments/train.py --config configs/vit/patchwork.py:model=vmoe --verify
 
 The workdir gets config.json, environment.json, metrics.jsonl, checkpoints/ and tensorboard/. The same command resumes a run that
@@ -49,7 +48,8 @@ _CODE = flags.DEFINE_integer("preemption_exit_code", 0, "Exit code after SIGTERM
 _GRACE = flags.DEFINE_float("grace_seconds", None, "Seconds from SIGTERM until all must be saved; then the process ends "
                             "with code 1. Not given: as long as it takes.", 0)  # fmt: skip
 _VERIFY = flags.DEFINE_boolean("verify", False, "Run five steps twice and compare every bit; no workdir is touched.")
-_QUIET = flags.DEFINE_boolean("quiet", False, "No progress bar.")
+_QUIET = flags.DEFINE_boolean("quiet", False, "No table and no bar while it trains.")
+_WANDB = flags.DEFINE_string("wandb", None, "Project of Weights & Biases that gets the rows, too.")
 
 
 def train(config: dict[str, Any], workdir: str | None) -> Result | None:
@@ -106,8 +106,8 @@ def main(_: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
     config = _CONFIG.value.to_dict()
-    if _QUIET.value:
-        config["train"]["progress"] = False
+    config["train"] |= {"progress": False} if _QUIET.value else {}
+    config["train"] |= {"wandb": {"project": _WANDB.value}} if _WANDB.value else {}
     try:
         build_spec(Processes, config["train"].get("processes", {}), path="config.train.processes").join()
         result = train(config, None if _VERIFY.value else str(_WORKDIR.value))

@@ -12,7 +12,7 @@ from moejax.train.spec import Train, changed
 # Patterns of config keys -> why the run stays the same run when they change.
 FREE = {
     r"^name$": "a label",
-    r"^train\.(progress|tensorboard)$": "what is shown",
+    r"^train\.(progress|tensorboard|wandb)(\.|$)": "what is shown",
     r"^train\.log_every$": "over how many steps a row takes its means",
     r"^train\.(eval_every|test_split|test_with)$": "when and with what it is measured; measuring changes no parameter",
     r"^train\.(checkpoint_every|keep_last|keep_best)$": "what is kept on the disk",

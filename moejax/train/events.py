@@ -3,8 +3,10 @@
 import os
 import pathlib
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2, summary_pb2
 
@@ -18,7 +20,9 @@ class Events:
 
     def __init__(self, folder: pathlib.Path, *, purge: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(os.path.join(folder, "events"))
+        # Names hold the second alone: two starts in one would share a file, and the first one's events be lost.
+        suffix = f".{len(list(folder.iterdir())):03d}"
+        self._writer = EventsWriter(os.path.join(folder, "events"), filename_suffix=suffix)
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(event_pb2.Event(step=purge, session_log=start))
 
@@ -27,6 +31,24 @@ class Events:
         entries = [summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         self._write(event_pb2.Event(step=step, summary=summary_pb2.Summary(value=entries)))
         self._writer.flush()
+
+    def shares(self, step: int, tag: str, values: Sequence[float]) -> None:
+        """A vector over experts as a histogram: a bar per expert, from e to e + 1, as high as its value."""
+        count = len(values)
+        moments = [sum((e + 0.5) ** power * value for e, value in enumerate(values)) for power in (1, 2)]
+        found = summary.histogram_raw(
+            tag, 0.0, float(count), sum(values), *moments, [float(e) for e in range(count + 1)], [0.0, *values]
+        )
+        self._write(event_pb2.Event(step=step, summary=found))
+
+    def text(self, step: int, tag: str, markdown: str) -> None:
+        """A page of the text tab."""
+        self._write(event_pb2.Event(step=step, summary=summary.text(tag, markdown)))
+
+    def settings(self, values: Mapping[str, str | bool | int | float], metrics: Sequence[str]) -> None:
+        """The run's line in the tab that compares runs: its settings, and the scalars by which it is judged."""
+        for found in summary.hparams(dict(values), dict.fromkeys(metrics))[:2]:  # the third says that the run has ended
+            self._write(event_pb2.Event(summary=found))
 
     def close(self) -> None:
         """Ends the file."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.processes import is_writer
@@ -26,6 +25,7 @@ from moejax.train.environment import record_start
 from moejax.train.evaluation import build_evaluator
 from moejax.train.guard import check_skips, host_values
 from moejax.train.initialise import initialise_from
+from moejax.train.live_table import LiveTable
 from moejax.train.lock import Lock
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
@@ -35,6 +35,7 @@ from moejax.train.signals import Signals
 from moejax.train.spec import Train, check_splits
 from moejax.train.state import TrainState
 from moejax.train.stored_leaves import fill
+from moejax.train.wandb_run import check_installed
 
 logger = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ def run(
     the devices of another no longer answer.
     """
     check_splits(spec, data.info)
+    check_installed(spec.wandb)
     program = Program(task, optimizer, spec, seed=seed, batch_size=data.batch_size)
     part, parts = program.part
     share = {"num_processes": parts, "process": part} if parts > 1 else {}
@@ -156,6 +158,9 @@ class _Loop:
             tensorboard=self.spec.tensorboard,
             writes=is_writer(),
             unlogged="unlogged" in progress,
+            config=self.config,
+            metric=self.spec.best_metric,
+            wandb=self.spec.wandb,
         )
         try:
             state, stopped = self._train(state, progress)
@@ -214,9 +219,7 @@ class _Loop:
         if (score := progress["score"]) is not None and self._due(step)[2]:
             self.checkpoints.rescore(step, score)
         batches = Prefetch(self.iterator, self.program.place)
-        bar = tqdm(
-            total=spec.steps, initial=step, unit="step", disable=not (spec.progress and is_writer()), dynamic_ncols=True
-        )
+        view = LiveTable(steps=spec.steps, step=step, metric=spec.best_metric, shown=spec.progress and is_writer())
         since, images = time.monotonic(), 0
         try:
             while step < spec.steps and not (stopped := stopped or self.signals.stop()):
@@ -224,15 +227,16 @@ class _Loop:
                 state, metrics = self.program.step(state, batch)
                 step, images = step + 1, images + self._batch_size(batch)
                 pending.append((step, metrics))
-                bar.update(1)
+                view.advance()
                 if not any(self._due(step)):
                     continue
+                view.health(metrics)
                 self._collect(pending, state.params, progress)
                 now = time.monotonic()
                 progress |= {"step": step, "data": position, "elapsed": now - begin, "score": None}
                 if any(self._due(step)[:2]):
                     progress["unlogged"] = images / max(now - since, 1e-9)
-                    stopped = not self._report(state, progress, bar)
+                    stopped = not self._report(state, progress, view)
                 if self._due(step)[2]:
                     self._save(state, progress, wait=step == spec.steps)
                     saved = step
@@ -248,7 +252,7 @@ class _Loop:
             return state, stopped
         finally:
             batches.close()
-            bar.close()
+            view.close()
 
     def _due(self, step: int) -> tuple[bool, bool, bool]:
         """Whether a row, an evaluation and a checkpoint are due after `step`."""
@@ -258,7 +262,7 @@ class _Loop:
         )
         return log, evaluate, save
 
-    def _report(self, state: TrainState, progress: dict[str, Any], bar: Any = None) -> bool:
+    def _report(self, state: TrainState, progress: dict[str, Any], view: LiveTable | None = None) -> bool:
         """Writes the row that is due and empties the window; False, with nothing written, where a signal interrupts it."""
         step = progress["step"]
         row = self._train_row(progress)
@@ -269,8 +273,8 @@ class _Loop:
                 return False
             progress["score"] = self._score(row)
         self.records.write(row)
-        if bar is not None:
-            self._show(bar, row)
+        if view is not None:
+            view.show(row)
         progress["window"] = []
         del progress["unlogged"]
         return True
@@ -347,14 +351,3 @@ class _Loop:
     @staticmethod
     def _batch_size(batch: Mapping[str, jax.Array]) -> int:
         return next(iter(batch.values())).shape[0]
-
-    @staticmethod
-    def _show(bar: Any, row: Row) -> None:
-        shown = {
-            "loss": f"{row['train/loss']:.3f}" if "train/loss" in row else "-",
-            "accuracy": f"{row['train/accuracy']:.1%}" if "train/accuracy" in row else "-",
-            "images/s": f"{row['train/images_per_second']:.0f}",
-        }
-        if "valid/accuracy" in row:
-            shown["valid"] = f"{row['valid/accuracy']:.1%}"
-        bar.set_postfix(shown)

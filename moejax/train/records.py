@@ -1,4 +1,4 @@
-"""What a run leaves to read: `metrics.jsonl`, one JSON object per line, and TensorBoard events."""
+"""What a run leaves to read: `metrics.jsonl`, one JSON object per line, TensorBoard events, and rows for W&B where asked for."""
 
 import contextlib
 import json
@@ -10,8 +10,12 @@ import numpy as np
 
 from moejax.train.disk import write_whole, writing
 from moejax.train.events import Events
+from moejax.train.spec import flatten
+from moejax.train.wandb_run import Wandb, WandbRun
 
 Row = dict[str, Any]
+SETTINGS = ("seed", "model", "task", "data", "optimizer")  # parts of a config that a run is compared by
+TRAIN_SETTINGS = ("steps", "accumulate_steps", "ema_decay")
 
 
 def read_rows(path: str | pathlib.Path) -> list[Row]:
@@ -31,6 +35,8 @@ class Records:
 
     unlogged: the row of `step` itself is still to come.
     writes: False only remembers the rows, as another process writes them. All raise DiskError where a file cannot be written.
+    config, metric: what TensorBoard and W&B say of the run: how it was set, and the row entry by which it is judged.
+    wandb: None sends nothing. Raises SpecError where W&B does not start.
     """
 
     def __init__(
@@ -41,12 +47,15 @@ class Records:
         tensorboard: bool = True,
         writes: bool = True,
         unlogged: bool = False,
+        config: Mapping[str, Any] | None = None,
+        metric: str | None = None,
+        wandb: Wandb | None = None,
     ) -> None:
         self.path = workdir / "metrics.jsonl"
         self.rows = [row for row in read_rows(self.path) if row["step"] <= step and not is_final(row)]
         if unlogged:
             self.rows = [row for row in self.rows if row["step"] < step or "skipped" in row]
-        self._file, self._events = None, None
+        self._file, self._events, self._wandb = None, None, None
         if not writes:
             return
         write_whole(self.path, "".join(_line(row) for row in self.rows))
@@ -56,6 +65,10 @@ class Records:
             self.events = workdir / "tensorboard"
             with writing(self.events):
                 self._events = Events(self.events, purge=step + 1)
+                if config:
+                    _describe(self._events, step, config, metric)
+        if wandb is not None:
+            self._wandb = WandbRun(wandb, workdir, config or {}, self.rows)
 
     def write(self, row: Row) -> None:
         """Appends a row (arrays become lists); on disk when it returns."""
@@ -66,16 +79,24 @@ class Records:
                 self._file.write(_line(row))
                 self._file.flush()
         if self._events is not None:
-            scalars: dict[str, float] = {}
-            for name, value in row.items():
-                scalars |= _scalars(name, value)
-            if scalars:
-                with writing(self.events):
-                    self._events.scalars(row["step"], scalars)
+            with writing(self.events):
+                self._add_events(self._events, row)
+        if self._wandb is not None:
+            self._wandb.write(row)
+
+    @staticmethod
+    def _add_events(events: Events, row: Row) -> None:
+        scalars: dict[str, float] = {}
+        for name, value in row.items():
+            scalars |= _scalars(name, value)
+            if isinstance(value, list) and name.endswith("load"):
+                events.shares(row["step"], name, value)
+        if scalars:
+            events.scalars(row["step"], scalars)
 
     def close(self) -> None:
-        """Ends both files; what a full disk did not take of them is lost, and was said before."""
-        for file in (self._file, self._events):
+        """Ends all; what a full disk did not take of the files is lost, and was said before."""
+        for file in (self._file, self._events, self._wandb):
             with contextlib.suppress(OSError):
                 if file is not None:
                     file.close()
@@ -84,6 +105,21 @@ class Records:
 def is_final(row: Mapping[str, Any]) -> bool:
     """True for the row that ends a run: it has a test result."""
     return any(name.startswith("test/") for name in row)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, str | bool | int | float]:
+    """{'optimizer.learning_rate': 0.002} for the entries of a config that make a run what it is, lists as text. Source: ours."""
+    kept = {part: config[part] for part in SETTINGS if part in config}
+    train = config.get("train", {})
+    kept["train"] = {name: train[name] for name in TRAIN_SETTINGS if name in train}
+    flat = flatten(kept)
+    return {n: v if isinstance(v, (str, bool, int, float)) else json.dumps(v) for n, v in flat.items() if v is not None}
+
+
+def _describe(events: Events, step: int, config: Mapping[str, Any], metric: str | None) -> None:
+    events.text(step, "config", f"```json\n{json.dumps(config, indent=2)}\n```")
+    judged = () if metric is None else (metric, f"test/{metric.partition('/')[2]}")
+    events.settings(settings(config), ("train/loss", *judged))
 
 
 def _line(row: Row) -> str:

@@ -9,6 +9,7 @@ from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.mesh import MeshSpec
 from moejax.sharding.processes import Processes
 from moejax.sharding.rules import Rules
+from moejax.train.wandb_run import Wandb
 
 MISSING = "(not there)"
 
@@ -27,7 +28,8 @@ class Train:
         skips the same.
     init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
     processes: how several processes find each other; mesh, rules: how arrays lie over all their devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
-        optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events and progress bar.
+        optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events, and the table while it trains. wandb: None, or
+        where W&B puts the run.
     """
 
     steps: int
@@ -54,6 +56,7 @@ class Train:
     fsdp: Literal["params", "optimizer"] = "params"
     tensorboard: bool = True
     progress: bool = True
+    wandb: Wandb | None = None
 
     def __post_init__(self) -> None:
         for name, low in {
@@ -93,13 +96,14 @@ def check_splits(spec: Train, info: Any) -> None:
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """{'train.steps': (100, 200)} for every entry of two nested configs that differs; '(not there)' for a missing one."""
-    old, new = (_flat(json.loads(json.dumps(config))) for config in (before, now))
+    old, new = (flatten(json.loads(json.dumps(config))) for config in (before, now))
     pairs = {name: (old.get(name, MISSING), new.get(name, MISSING)) for name in sorted(old.keys() | new.keys())}
     return {name: (one, other) for name, (one, other) in pairs.items() if one != other}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{'train.steps': 100} for every entry of a nested config that is no dict itself."""
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
