@@ -34,6 +34,8 @@ from moejax.train.stored_leaves import fill
 
 logger = logging.getLogger(__name__)
 
+UNITS = ("images", "tokens")  # that `counted` may name
+
 
 class NonFiniteError(RuntimeError):
     """A loss or gradient became NaN or infinite."""
@@ -189,8 +191,9 @@ class _Loop:
                 now = time.monotonic()
                 progress |= {"step": step, "data": position, "elapsed": now - begin, "score": None}
                 if log or evaluate:
-                    images = steps_since * self._batch_size(batch)
-                    row = self._train_row(step, window, images / max(now - since, 1e-9), now - begin)
+                    unit, count = counted(batch)
+                    row = self._train_row(step, window, now - begin)
+                    row[f"train/{unit}_per_second"] = steps_since * count / max(now - since, 1e-9)
                     window = []
                     if evaluate and spec.eval_split is not None:
                         row |= self._valid_row(state)
@@ -233,10 +236,10 @@ class _Loop:
                 )
         return [{n: float(v) for n, v in m.items() if np.ndim(v) == 0 and not n.startswith("block_")} for m in metrics]
 
-    def _train_row(self, step: int, window: list[dict[str, float]], speed: float, elapsed: float) -> Row:
+    def _train_row(self, step: int, window: list[dict[str, float]], elapsed: float) -> Row:
         means = {f"train/{name}": math.fsum(m[name] for m in window) / len(window) for name in window[0]}
         means["train/learning_rate"] = window[-1]["learning_rate"]
-        return {"step": step, "time": elapsed, **means, "train/images_per_second": speed}
+        return {"step": step, "time": elapsed, **means}
 
     def _valid_row(self, state: TrainState) -> Row:
         batches = self._eval_batches(str(self.spec.eval_split))
@@ -277,17 +280,22 @@ class _Loop:
     def _eval_batches(self, split: str) -> Any:
         return self.data.eval_batches(split, **self._share)
 
-    @staticmethod
-    def _batch_size(batch: Mapping[str, jax.Array]) -> int:
-        return next(iter(batch.values())).shape[0]
-
-    @staticmethod
-    def _show(bar: Any, row: Row) -> None:
+    def _show(self, bar: Any, row: Row) -> None:
         shown = {
             "loss": f"{row['train/loss']:.3f}",
             "accuracy": f"{row['train/accuracy']:.1%}" if "train/accuracy" in row else "-",
-            "images/s": f"{row['train/images_per_second']:.0f}",
         }
-        if "valid/accuracy" in row:
-            shown["valid"] = f"{row['valid/accuracy']:.1%}"
+        for unit in UNITS:
+            if (speed := row.get(f"train/{unit}_per_second")) is not None:
+                shown[f"{unit}/s"] = f"{speed:.0f}"
+        for name in dict.fromkeys(("valid/accuracy", self.spec.best_metric)):
+            if name in row:
+                shown[name] = f"{row[name]:.1%}" if name.endswith("accuracy") else f"{row[name]:.3f}"
         bar.set_postfix(shown)
+
+
+def counted(batch: Mapping[str, jax.Array]) -> tuple[str, int]:
+    """What the speed of a run counts, and how much of it a batch holds: pictures, or without any the tokens of text."""
+    if "image" not in batch and "tokens" in batch:
+        return "tokens", int(np.prod(batch["tokens"].shape))
+    return "images", next(iter(batch.values())).shape[0]
