@@ -4,6 +4,7 @@ Source: ours; models over bytes: Xue et al. 2022, "ByT5: Towards a Token-Free Fu
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -18,8 +19,8 @@ def encode(text: str | bytes) -> Int[np.ndarray, "T"]:
     return np.concatenate([[BEGIN], np.frombuffer(content, np.uint8)]).astype(np.int32)
 
 
-def decode(tokens: Iterable[int]) -> str:
-    """The text of tokens; what is no byte is left out, and bytes that are no UTF-8 become the replacement character."""
+def decode(tokens: Iterable[Any]) -> str:
+    """The text of tokens (integers, or an array [T] of them); what is no byte is left out, and bytes that are no UTF-8 become the replacement character."""
     return bytes(int(token) for token in tokens if 0 <= int(token) < BEGIN).decode(errors="replace")
 
 
