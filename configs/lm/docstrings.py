@@ -12,7 +12,21 @@ router, and all mixtures have as many expert parameters. All are dropless, so th
 The text is that of the Python that runs, about 1.5 MB; a few per cent of it differ from one version to the next, and
 results are comparable at one fingerprint only (evaluation.json has it). Modules are divided among the splits as wholes.
 
-Record: not run yet.
+Record: 2026-11-30, one of two CPU cores beside much other work, jax 0.10.2, Python 3.11.7 (fingerprint d41e555961eaad6d: 1,157,031,
+179,704 and 188,683 bytes of 419, 52 and 52 modules).
+
+  python experiments/train.py --config configs/lm/docstrings.py:model=MODEL,seed=0,steps=400 --workdir runs/MODEL
+
+  400 steps of 2,048 bytes, seed 0 alone. Test split, with the parameters of the last step:
+
+  model   bits per byte   next byte right   parameters   activated   CPU seconds in all
+  dense   2.805           46.6 %            431,712      431,712     84
+  top_k   2.616           50.0 %            2,502,240    437,856     152
+
+  One short run of each, less than one pass over the text: it shows that both learn and that the mixture, with six times the
+  parameters at the same arithmetic, is ahead at equal steps; nothing about seeds or about longer training. No expert was without
+  tokens (loads of 1.4 to 13.6 %, even would be 6.3). Of fine_grained only the smoke variant
+  was trained, of hash nothing yet.
 """
 
 from typing import Any

@@ -11,6 +11,25 @@ from jaxtyping import Int
 
 BEGIN = 256
 VOCAB_SIZE = 257
+KINDS = ("lower case", "upper case", "digit", "space", "punctuation", "other")
+
+
+def token_names() -> tuple[str, ...]:
+    """What to call each token in tables: printable characters as they are, '0x0A' for other bytes, 'BEGIN'."""
+    return (*(chr(byte) if 0x21 <= byte < 0x7F else f"0x{byte:02X}" for byte in range(BEGIN)), "BEGIN")
+
+
+def token_kinds() -> tuple[int, ...]:
+    """The index into `KINDS` of each token; bytes above 127 are 'other'."""
+
+    def kind(byte: int) -> str:
+        character = chr(byte)
+        if byte > 127 or not (character.isprintable() or character.isspace()):
+            return "other"
+        tests = {"lower case": str.islower, "upper case": str.isupper, "digit": str.isdigit, "space": str.isspace}
+        return next((name for name, test in tests.items() if test(character)), "punctuation")
+
+    return (*(KINDS.index(kind(byte)) for byte in range(BEGIN)), KINDS.index("other"))
 
 
 def encode(text: str | bytes) -> Int[np.ndarray, "T"]:

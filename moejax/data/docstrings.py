@@ -59,7 +59,9 @@ class Docstrings:
         """Raises SpecError when there are no three modules with docstrings."""
         folder = standard_library() if self.folder is None else Path(self.folder).expanduser()
         if not folder.is_dir():
-            raise SpecError(f"data.folder={self.folder!r} is no folder; None takes the standard library of this Python.")
+            raise SpecError(
+                f"data.folder={self.folder!r} is no folder; None takes the standard library of this Python."
+            )
         by_module = _by_module(folder)
         names = sorted(by_module)
         if len(names) < 3:

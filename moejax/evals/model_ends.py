@@ -35,7 +35,9 @@ class End:
     fixed: int = 0
 
 
-def model_ends(model: Model, params: Shapes, batch_size: int, length: int | None = None) -> tuple[tuple[End, ...], tuple[End, ...]]:
+def model_ends(
+    model: Model, params: Shapes, batch_size: int, length: int | None = None
+) -> tuple[tuple[End, ...], tuple[End, ...]]:
     """The pieces before the blocks, and those after them. length: tokens of a sequence of text (None: the longest)."""
     tokens = token_shape(model, batch_size, length)
     if isinstance(model, Decoder):
@@ -77,9 +79,9 @@ def _of_decoder(model: Decoder, ids: Shapes, tokens: Shapes) -> Any:
         name="head",
         kind="tied" if tied else "linear",
         paths=("norm",) if tied else ("norm", "head"),
-        apply=lambda p, x, k: model.predict(
-            {"norm": p["norm"], "embedding": {"tokens": p[table]}} if tied else p, x
-        )[0],
+        apply=lambda p, x, k: model.predict({"norm": p["norm"], "embedding": {"tokens": p[table]}} if tied else p, x)[
+            0
+        ],
         inputs=tokens,
         reads=(table,) if tied else (),
     )

@@ -138,7 +138,14 @@ def _end_part(end: End, params: Shapes, memory: dict[str, Any], batch_size: int,
 
 
 def _block_part(
-    block: Block | AdaptiveBlock | DecoderBlock, params: Shapes, state: Shapes, x: Any, condition: Any, key: Any, *, remat: Remat
+    block: Block | AdaptiveBlock | DecoderBlock,
+    params: Shapes,
+    state: Shapes,
+    x: Any,
+    condition: Any,
+    key: Any,
+    *,
+    remat: Remat,
 ) -> Part:
     mixer, batch = block.mixer, x.shape[0]
     flops = count_flops(block.attention.apply, params["attention"], x)

@@ -81,7 +81,7 @@ class Diffusion:
         always the same, and no label is dropped.
         metrics: 'loss' (without the auxiliary ones), 'total_loss', each auxiliary loss as 'aux/<name>', the model's own.
         """
-        x0, noise, t = self._training_draws(batch, jax.random.key(0) if key is None else key)
+        x0, noise, t = self.training_draws(batch, jax.random.key(0) if key is None else key)
         x = noised(self.process, x0, noise, t)
         output = self._ask(params, state, x, t, batch["label"], key=maybe_named(key, "model"))
         loss = jnp.mean(self._example_losses(output, x0, noise, t))
@@ -99,7 +99,7 @@ class Diffusion:
         self, params: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
     ) -> Float[Array, ""]:
         """`loss` without dropout, dropped labels and router noise; times and noise are drawn from the key."""
-        x0, noise, t = self._training_draws(batch, key)
+        x0, noise, t = self.training_draws(batch, key)
         output = self._ask(params, state, noised(self.process, x0, noise, t), t, batch["label"])
         auxiliary = sum(output.losses.values(), jnp.zeros((), jnp.float32))
         return jnp.mean(self._example_losses(output, x0, noise, t)) + self.aux_loss_weight * auxiliary
@@ -108,20 +108,42 @@ class Diffusion:
         self, params: Any, original: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
     ) -> Float[Array, ""]:
         """Mean squared distance of the predictions from those of `original`, at times and noise drawn from the key."""
-        x0, noise, t = self._training_draws(batch, key)
+        x0, noise, t = self.training_draws(batch, key)
         x = noised(self.process, x0, noise, t)
         before, found = (
             self._ask(p, state, x, t, batch["label"]).prediction.astype(jnp.float32) for p in (original, params)
         )
         return jnp.mean(jnp.square(found - before))
 
-    def _training_draws(
+    def training_draws(
         self, batch: Mapping[str, Array], key: PRNGKeyArray
     ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."], Float[Array, " B"]]:
         """Pictures, the noise to mix each with, and the time of each."""
         x0 = batch["image"].astype(jnp.float32)
         t = self.process.sample_time(named(key, "time"), (x0.shape[0],))
         return x0, self.noise.draw(named(key, "noise"), x0), t
+
+    def noised(
+        self, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Float[Array, " B"]
+    ) -> Float[Array, "B ..."]:
+        """Pictures mixed with noise as the process does at times t."""
+        return noised(self.process, x0, noise, t)
+
+    def predict(
+        self, params: Any, state: Any, x: Float[Array, "B ..."], t: Float[Array, " B"], label: Int[Array, " B"]
+    ) -> Float[Array, "B ..."]:
+        """What the network says of noised pictures x at times t, without a key."""
+        return self._ask(params, state, x, t, label).prediction
+
+    def squared_errors(
+        self,
+        x0: Float[Array, "B ..."],
+        noise: Float[Array, "B ..."],
+        t: Float[Array, " B"],
+        found: Float[Array, "B ..."],
+    ) -> Float[Array, " B"]:
+        """Of the predictions `found` for each picture, the mean over its numbers, without weights."""
+        return losses.simple(self.prediction, self.process, x0, noise, t, found)
 
     def _ask(
         self, params: Any, state: Any, x: Float[Array, "B ..."], t: Float[Array, " B"], label: Int[Array, " B"], *,

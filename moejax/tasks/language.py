@@ -126,7 +126,8 @@ class Language:
         if not mask.any():
             raise SpecError("the split that is evaluated has no examples.")
         nll, correct, tokens, size = (
-            float(np.sum(np.asarray(examples[name], np.float64)[mask])) for name in ("nll", "correct", "tokens", "bytes")
+            float(np.sum(np.asarray(examples[name], np.float64)[mask]))
+            for name in ("nll", "correct", "tokens", "bytes")
         )
         return {
             "loss": nll / tokens,

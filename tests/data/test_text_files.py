@@ -7,7 +7,7 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.data import build
-from moejax.data.byte_text import BEGIN, decode, encode
+from moejax.data.byte_text import BEGIN, KINDS, decode, encode, token_kinds, token_names
 from moejax.data.text_dataset import Sequences, divided, fingerprint, inputs_and_targets
 
 
@@ -22,7 +22,14 @@ def root(tmp_path):
 
 
 def config(folder, **fields):
-    return {"name": "text_files", "folder": str(folder), "batch_size": 4, "eval_batch_size": 4, "sequence_length": 8, **fields}
+    return {
+        "name": "text_files",
+        "folder": str(folder),
+        "batch_size": 4,
+        "eval_batch_size": 4,
+        "sequence_length": 8,
+        **fields,
+    }
 
 
 def test_bytes_and_back():
@@ -30,6 +37,16 @@ def test_bytes_and_back():
     np.testing.assert_array_equal(encode("aé"), [BEGIN, 97, 195, 169])
     assert decode([BEGIN, 97, 195, 169, 300, -1]) == "aé"
     assert decode([195]) == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_tokens_have_names_and_kinds():
+    names, kinds = token_names(), [KINDS[kind] for kind in token_kinds()]
+    assert len(names) == len(kinds) == BEGIN + 1 == len(set(names))
+    found = {names[t]: kinds[t] for t in (*b"aZ7 ~\n", 0, 200, BEGIN)}
+    assert found == {
+        "a": "lower case", "Z": "upper case", "7": "digit", "0x20": "space", "~": "punctuation", "0x0A": "space",
+        "0x00": "other", "0xC8": "other", "BEGIN": "other",
+    }  # fmt: skip
 
 
 def test_sequences_by_hand():

@@ -105,7 +105,9 @@ def test_distillation_is_the_divergence_by_hand():
 
 def test_shapes_of_a_batch():
     shapes = start()[0].batch_shapes(4)
-    assert {n: (s.shape, s.dtype.name) for n, s in shapes.items()} == dict.fromkeys(("tokens", "target"), ((4, 3), "int32"))
+    assert {n: (s.shape, s.dtype.name) for n, s in shapes.items()} == dict.fromkeys(
+        ("tokens", "target"), ((4, 3), "int32")
+    )
     assert start()[0].batch_shapes(4, 2)["tokens"].shape == (4, 2)
 
 
