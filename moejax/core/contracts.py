@@ -14,7 +14,11 @@ from moejax.core.plans import Routed
 
 @runtime_checkable
 class Router(Protocol):
-    """Tokens -> plan. Moves no data. All its arithmetic is in float32 whatever the dtype of x."""
+    """Tokens -> plan. Moves no data. All its arithmetic is in float32 whatever the dtype of x.
+
+    A router whose plan depends on a token's place in its group (and not only on its vector and id) says `by_position = True`,
+    a class variable; it cannot decode token by token.
+    """
 
     num_experts: int
     plan_type: ClassVar[type]  # the plan that `route` returns, known before anything is traced

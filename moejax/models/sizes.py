@@ -1,4 +1,4 @@
-"""Published sizes as data, the fields of picture models that they mean, and sizes that follow from others."""
+"""Published sizes as data, the fields of models that they mean, and sizes that follow from others."""
 
 import dataclasses
 import types
@@ -64,6 +64,120 @@ Source: Peebles & Xie 2023, table 1; Fei et al. 2024, "Scaling Diffusion Transfo
 
 DIT_MOE_QK_NORM = frozenset({"XL", "G"})
 """The sizes of DiT-MoE that norm queries and keys."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageSize:
+    """A language model with experts: the sizes of its decoder, its mixture, and what it does otherwise than the others.
+
+    mlp_dim: of dense layers, those before first_moe_layer. shared_dim: of the shared expert, 0 for none, with a gate or without.
+    """
+
+    vocab_size: int
+    dim: int
+    depth: int
+    num_heads: int
+    num_kv_heads: int
+    mlp_dim: int
+    max_length: int
+    rope_base: float
+    norm_epsilon: float
+    num_experts: int
+    num_selected_experts: int
+    expert_dim: int
+    renormalize: bool = False
+    shared_dim: int = 0
+    shared_gate: bool = False
+    first_moe_layer: int = 0
+    attention_bias: str = "none"
+    qk_norm: str = "none"
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Decoder fields, the mixture dropless as released."""
+        mixture = ("num_experts", "num_selected_experts", "expert_dim", "renormalize", "shared_dim", "shared_gate")
+        own = {name: value for name, value in vars(self).items() if name not in (*mixture, "first_moe_layer")}
+        router = {name: getattr(self, name) for name in ("num_experts", "num_selected_experts", "renormalize")}
+        moe: dict[str, Any] = {
+            "router": {"name": "top_k", "noise_std": 0.0, **router},
+            "experts": {"name": "swiglu", "expert_dim": self.expert_dim},
+        }
+        if self.shared_dim:
+            moe |= {"shared": {"name": "swiglu", "expert_dim": self.shared_dim}, "shared_gate": self.shared_gate}
+        return own | {"moe": moe, "moe_layers": tuple(range(self.first_moe_layer, self.depth))}
+
+
+LANGUAGE: Mapping[str, LanguageSize] = types.MappingProxyType(
+    {
+        "Mixtral-8x7B": LanguageSize(
+            vocab_size=32_000,
+            dim=4096,
+            depth=32,
+            num_heads=32,
+            num_kv_heads=8,
+            mlp_dim=14_336,
+            max_length=32_768,
+            rope_base=1e6,
+            norm_epsilon=1e-5,
+            num_experts=8,
+            num_selected_experts=2,
+            expert_dim=14_336,
+            renormalize=True,
+        ),
+        "Qwen1.5-MoE-A2.7B": LanguageSize(
+            vocab_size=151_936,
+            dim=2048,
+            depth=24,
+            num_heads=16,
+            num_kv_heads=16,
+            mlp_dim=5632,
+            max_length=8192,
+            rope_base=1e6,
+            norm_epsilon=1e-6,
+            num_experts=60,
+            num_selected_experts=4,
+            expert_dim=1408,
+            shared_dim=5632,
+            shared_gate=True,
+            attention_bias="qkv",
+        ),
+        "OLMoE-1B-7B": LanguageSize(
+            vocab_size=50_304,
+            dim=2048,
+            depth=16,
+            num_heads=16,
+            num_kv_heads=16,
+            mlp_dim=1024,
+            max_length=4096,
+            rope_base=1e4,
+            norm_epsilon=1e-5,
+            num_experts=64,
+            num_selected_experts=8,
+            expert_dim=1024,
+            qk_norm="width",
+        ),
+        "DeepSeekMoE-16B": LanguageSize(
+            vocab_size=102_400,
+            dim=2048,
+            depth=28,
+            num_heads=16,
+            num_kv_heads=16,
+            mlp_dim=10_944,
+            max_length=4096,
+            rope_base=1e4,
+            norm_epsilon=1e-6,
+            num_experts=64,
+            num_selected_experts=6,
+            expert_dim=1408,
+            shared_dim=2816,
+            first_moe_layer=1,
+        ),
+    }
+)
+"""Released language models with experts.
+
+Source: Jiang et al. 2024, "Mixtral of Experts", table 1; the Qwen team 2024, "Qwen1.5-MoE"; Muennighoff et al. 2024, "OLMoE",
+table 1; Dai et al. 2024, "DeepSeekMoE", section 5.1; and the config.json beside the released weights of each."""
 
 
 def fine_grained(

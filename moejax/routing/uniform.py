@@ -29,6 +29,7 @@ class UniformRouter(TokenChoiceCapacity):
     """
 
     plan_type: ClassVar[type] = TokenChoice
+    by_position: ClassVar[bool] = True
 
     num_experts: int
     num_selected_experts: int = 1

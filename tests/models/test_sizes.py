@@ -115,3 +115,27 @@ def test_fine_grained_sizes_that_do_not_exist():
         sizes.fine_grained(4, 2, 12, split=5)
     with pytest.raises(SpecError, match="num_shared=2 must be at least 0 and below"):
         sizes.fine_grained(4, 2, 12, num_shared=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "billions", "activated"),
+    [
+        # The total as the hub counts the released tensors; billions as the authors give them.
+        ("Mixtral-8x7B", 46_702_792_704, 46.7, 12.9),
+        ("Qwen1.5-MoE-A2.7B", 14_315_784_192, 14.3, 2.7),
+        ("OLMoE-1B-7B", 6_919_161_856, 6.9, 1.3),
+        ("DeepSeekMoE-16B", 16_375_728_128, 16.4, 2.8),
+    ],
+)
+def test_language_models(name: str, total: int, billions: float, activated: float) -> None:
+    model = build_method("models", {"name": "decoder"} | sizes.LANGUAGE[name].fields)
+    params, _ = jax.eval_shape(model.init, jax.random.key(0))
+    leaves = {
+        "/".join(str(part.key) for part in path if hasattr(part, "key")): leaf.size
+        for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
+    }
+    assert sum(leaves.values()) == total
+    assert round(total / 1e9, 1) == billions
+    idle = 1 - model.moe.router.num_selected_experts / model.moe.router.num_experts
+    unused = idle * sum(size for leaf, size in leaves.items() if "/moe/experts/" in leaf)
+    assert round((total - unused) / 1e9, 1) == activated
