@@ -67,11 +67,13 @@ def _scores(found: Mapping[str, Any]) -> list[str]:
 
 def _routing(layers: Mapping[str, Any], known: str = "class") -> list[str]:
     names = ("entropy", "margin", "dropped", "unserved", "padding")
-    lines = ["routing   " + "".join(f"{n:>10}" for n in (*names, "dead", f"I(E;{known})")) + "   realised load (%)"]
+    lines = [
+        "routing   " + "".join(f"{n:>10}" for n in (*names, "dead")) + f"{f'I(E;{known})':>12}" + "   realised load (%)"
+    ]
     for block, layer in layers.items():
         cells = "".join(_cell(layer["metrics"].get(name)) for name in names)
         load = " ".join(f"{100 * share:.0f}" for share in layer["realised_load"])
-        lines.append(f"{block:10}{cells}{layer['dead_experts']:>10.3f}{layer['mutual_information']:>10.3f}   {load}")
+        lines.append(f"{block:10}{cells}{layer['dead_experts']:>10.3f}{layer['mutual_information']:>12.3f}   {load}")
     return [*lines, f"entropy in nats, I(expert; {known}) in bits, the others are fractions"]
 
 

@@ -3,7 +3,7 @@
   python experiments/plan.py --config configs/vit/vmoe_paper.py:size=H/14,moe=every2 --topology v5p:4x4x4 \
       --mesh data=2,expert=32 --mesh data=2,fsdp=2,expert=16
   python experiments/plan.py --config configs/dit/dit_moe_paper.py:size=XL/2 --topology h100:8x8 --mesh fsdp=8,expert=8 --json
-  python experiments/plan.py --config configs/lm/published.py:size=mixtral_8x7b --topology v5p:4x4x8 --mesh fsdp=16,expert=8
+  python experiments/plan.py --config configs/lm/published.py:size=Mixtral-8x7B --topology v5p:4x4x8 --mesh fsdp=16,expert=8
 
 The step is compiled for the real chips: TPUs with the extra [tpu-aot], H100s with [gpu-aot]. Where the compiler is not
 installed, memory is arithmetic over shapes, communication is not counted, and the output says so. Nothing is run; seconds

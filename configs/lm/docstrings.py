@@ -51,7 +51,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = args.seed
     config.model = model(args, dim=16, depth=2, mlp_dim=32) if args.smoke else model(args)
     config.task = {"name": "language", "aux_loss_weight": 1.0}
-    config.data = {"name": "docstrings", "batch_size": 16, "eval_batch_size": 32, "sequence_length": 128}
+    folder = config_dict.placeholder(str)  # of Python files; None: the standard library
+    sizes = {"batch_size": 16, "eval_batch_size": 32, "sequence_length": 128}
+    config.data = {"name": "docstrings", "folder": folder} | sizes
     config.optimizer = {
         "name": "adamw",
         "learning_rate": 3e-3,
