@@ -4,9 +4,9 @@
       --workdir runs/vmoe_half
   python experiments/compress.py --config configs/compress/run.py --checkpoint runs/vmoe --workdir sweeps/vmoe --sweep
 
-The first writes a run that experiments/evaluate.py and report.py read, and experiments/train.py trains further
-(--config.train.init_from), with compress.json and compress.md beside it. The second writes sweep.json, sweep.md and
-sweep.png; the same command goes on where it was stopped. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be built.
+The first writes a run (of a classifier, a diffusion or a language model) that evaluate.py and report.py read, and train.py trains
+further (train.init_from), with compress.json and compress.md beside it. The second writes sweep.json, sweep.md and sweep.png;
+the same command goes on where it was stopped. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be built.
 """
 
 import dataclasses
@@ -31,15 +31,22 @@ from moejax.evals import compression_report, single_compression
 from moejax.evals.compression_cells import measure_cell
 from moejax.evals.compression_subject import Subject
 from moejax.evals.compression_sweep import Sweep, run_sweep, setting_of
+from moejax.evals.diffusion_subject import DiffusionSubject
+from moejax.evals.language_subject import LanguageSubject
+from moejax.evals.task_subject import TaskSubject, default_weights
 from moejax.evals.timing import environment
-from moejax.evals.vision_subject import VisionSubject, default_weights
+from moejax.evals.vision_subject import VisionSubject
+from moejax.tasks.classification import Classification
+from moejax.tasks.diffusion import Diffusion
+from moejax.tasks.language import Language
 from moejax.train.checkpoints import CheckpointError
 from moejax.train.compressed_run import write_run
 from moejax.train.heal import Heal, heal
 from moejax.train.memory import keep_freed_memory
-from moejax.train.restructured import build_task
+from moejax.train.restructured import build_task, plain_task
 
 SUBJECTS = ("run", "minilm")
+KINDS = {Classification: VisionSubject, Diffusion: DiffusionSubject, Language: LanguageSubject}
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:arguments] of the config; see configs/compress/.")
 _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Folder of the run to compress.")
@@ -48,10 +55,15 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "Folder to write to.")
 _SWEEP = flags.DEFINE_boolean("sweep", False, "Compare all methods instead of writing one compressed run.")
 
 
-def vision_subject(config: dict[str, Any], run: FinishedRun) -> VisionSubject:
-    """The subject that a run is, with one tree per layer."""
+def subject_of(config: dict[str, Any], run: FinishedRun) -> TaskSubject:
+    """The subject that a run is, with one tree per layer. Raises SpecError for a run whose task has none."""
     params, state = split_segments(run.params), split_segments(run.state)
-    return VisionSubject(
+    kind = KINDS.get(type(plain_task(run.task)))
+    if kind is None:
+        raise SpecError(
+            f"--checkpoint {run.workdir}: runs of task {run.config['task']['name']!r} cannot be compressed."
+        )
+    return kind(
         name=run.workdir.name,
         task=build_task(run.config),
         params=params,
@@ -71,7 +83,7 @@ def sweep(config: dict[str, Any], subject: Subject, workdir: Path) -> None:
     print(f"{len(result['cells'])} cells in {time.perf_counter() - begin:.0f} s; written: {table}, {picture}")
 
 
-def single(config: dict[str, Any], run: FinishedRun, subject: VisionSubject, workdir: Path) -> None:
+def single(config: dict[str, Any], run: FinishedRun, subject: TaskSubject, workdir: Path) -> None:
     """One compressed run, with its report."""
     spec = build_spec(Heal, config["heal"], path="config.heal")
     setting = setting_of(config["method"], config["budget"], unit=config["unit"], allocation=config["allocation"])
@@ -88,7 +100,7 @@ def single(config: dict[str, Any], run: FinishedRun, subject: VisionSubject, wor
         healing = dataclasses.asdict(spec) | {"first": healed.first, "last": healed.last, "seconds": healed.seconds}
     measured = single_compression.compare(subject, stages, rounds=config["sweep"]["rounds"])
     last = list(stages)[-1]
-    row = {f"test/{name}": measured[last]["quality"][name] for name in ("accuracy", "nll")}
+    row = {f"test/{name}": measured[last]["quality"][name] for name in subject.reported}
     write_run(workdir, run.config, stages[last], subject.state, step=run.step, row=row)
     result = {
         "subject": subject.name, "setting": dataclasses.asdict(setting), "seed": config["seed"], "stages": measured,
@@ -112,7 +124,7 @@ def compress(config: dict[str, Any], checkpoint: str | None, workdir: str, *, wh
     if checkpoint is None:
         raise SpecError("--checkpoint is needed: the folder of the run to compress.")
     run = FinishedRun.load(checkpoint, which)
-    subject = vision_subject(config, run)
+    subject = subject_of(config, run)
     if compare:
         return sweep(config, subject, Path(workdir))
     return single(config, run, subject, Path(workdir))

@@ -1,4 +1,5 @@
-"""Evaluates a checkpoint: accuracy, calibration, 10-shot ridge regression, and who was routed where.
+"""Evaluates a checkpoint: a classifier's accuracy, calibration and 10-shot ridge regression, a language model's bits per byte, a
+diffusion model's loss; and who was routed where.
 
   python experiments/evaluate.py --workdir runs/vmoe
   python experiments/evaluate.py --workdir runs/vmoe --split validation --which best --shots 5
@@ -27,6 +28,8 @@ _SHOTS = flags.DEFINE_integer("shots", 10, "Pictures per class of the few-shot p
 
 def tables(found: Mapping[str, Any]) -> list[str]:
     """The evaluation as lines of text."""
+    if "scores" in found:
+        return _scores(found)
     lines = [f"{'':24}{'accuracy':>10}{'error':>8}{'pictures':>10}"]
     entries = [("overall", found["accuracy"]["all"])]
     entries += [(f"domain {k}", v) for k, v in found["accuracy"]["domains"].items()]
@@ -50,14 +53,28 @@ def tables(found: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"{text}, {costs['flops_per_example']:,} FLOPs per picture"]
 
 
-def _routing(layers: Mapping[str, Any]) -> list[str]:
+def _scores(found: Mapping[str, Any]) -> list[str]:
+    """Of a task without classes."""
+    lines = [f"{name:24}{value:>12.4f}" for name, value in found["scores"].items()]
+    if data := {name: found["data"].get(name) for name in ("fingerprint", "origin") if found["data"].get(name)}:
+        lines += ["", "text: " + ", ".join(f"{name} {value}" for name, value in data.items())]
+    if found["routing"]:
+        lines += ["", *_routing(found["routing"], "token")]
+    costs = found["summary"]
+    text = f"{costs['total_params']:,} parameters, {costs['activated_params']:,} activated"
+    return [*lines, "", f"{text}, {costs['flops_per_example']:,} FLOPs per example"]
+
+
+def _routing(layers: Mapping[str, Any], known: str = "class") -> list[str]:
     names = ("entropy", "margin", "dropped", "unserved", "padding")
-    lines = ["routing   " + "".join(f"{n:>10}" for n in (*names, "dead", "I(E;class)")) + "   realised load (%)"]
+    lines = [
+        "routing   " + "".join(f"{n:>10}" for n in (*names, "dead")) + f"{f'I(E;{known})':>12}" + "   realised load (%)"
+    ]
     for block, layer in layers.items():
         cells = "".join(_cell(layer["metrics"].get(name)) for name in names)
         load = " ".join(f"{100 * share:.0f}" for share in layer["realised_load"])
-        lines.append(f"{block:10}{cells}{layer['dead_experts']:>10.3f}{layer['mutual_information']:>10.3f}   {load}")
-    return [*lines, "entropy in nats, I(expert; class) in bits, the others are fractions"]
+        lines.append(f"{block:10}{cells}{layer['dead_experts']:>10.3f}{layer['mutual_information']:>12.3f}   {load}")
+    return [*lines, f"entropy in nats, I(expert; {known}) in bits, the others are fractions"]
 
 
 def _cell(value: Any) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 
 from moejax.core.errors import SpecError
 from moejax.data import opening
-from moejax.data.dataset import Dataset
 from moejax.evals.baseline import PATCHWORK, logistic_regression
 from moejax.evals.evaluation import environment, evaluate
 from moejax.evals.feature_extractors import ClassifierFeatures
@@ -18,8 +17,10 @@ from moejax.evals.few_shot import FewShot
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import map_sheet
 from moejax.evals.runs import Run, read_run
+from moejax.evals.task_evaluation import evaluate_task
+from moejax.tasks.classification import Classification
 from moejax.train.checkpoints import CheckpointError, load_run
-from moejax.train.restructured import build_task
+from moejax.train.restructured import build_task, plain_task
 
 PATCHWORK_TEST = 3029  # test pictures behind the recorded baseline
 
@@ -35,7 +36,7 @@ class FinishedRun:
     task: Any
     params: Any
     state: Any
-    dataset: Dataset
+    dataset: Any  # a Dataset, or a TextDataset
 
     @classmethod
     def load(cls, workdir: str | Path, which: str | None = None) -> "FinishedRun":
@@ -51,7 +52,7 @@ class FinishedRun:
     def of_task(cls, task: type, workdir: str | Path, which: str | None = None, *, flag: str) -> "FinishedRun":
         """`load`, of a run whose task is a `task`; SpecError names the flag that gave another one."""
         run = cls.load(workdir, which)
-        if not isinstance(run.task, task):
+        if not isinstance(plain_task(run.task), task):
             wanted = task.__module__.rpartition(".")[2]
             raise SpecError(f"--{flag} {run.workdir}: its task is {run.config['task']['name']!r}, not {wanted!r}.")
         return run
@@ -61,16 +62,12 @@ class FinishedRun:
         return self.task.model
 
     def evaluate(self, split: str = "test", few_shot: FewShot | None = FewShot()) -> dict[str, Any]:  # noqa: B008
-        """Evaluates and writes evaluation.json into the run's folder."""
-        found = evaluate(
-            self.model,
-            self.params,
-            self.state,
-            self.dataset,
-            split=split,
-            link=self.task.cross_entropy,
-            few_shot=few_shot,
-        )
+        """Evaluates and writes evaluation.json into the run's folder. few_shot: of classifiers."""
+        parts = self.params, self.state, self.dataset
+        if isinstance(plain_task(self.task), Classification):
+            found = evaluate(self.model, *parts, split=split, link=self.task.cross_entropy, few_shot=few_shot)
+        else:
+            found = evaluate_task(self.task, *parts, split=split)
         found |= {"which": self.which, "step": self.step, "environment": environment()}
         target = self.workdir / "evaluation.json"
         partial = target.with_suffix(".partial")
@@ -113,7 +110,7 @@ def evaluated(run: Run) -> tuple[Run, FinishedRun | None]:
     return read_run(run.folder), loaded
 
 
-def baseline_accuracy(dataset: Dataset, folder: Path) -> dict[str, float]:
+def baseline_accuracy(dataset: Any, folder: Path) -> dict[str, float]:
     """Logistic regression on pooled pixels: recorded for the whole of patchwork, else fitted once per folder."""
     sizes = dataset.info.split_sizes
     if dataset.info.name == "patchwork" and sizes["test"] == PATCHWORK_TEST:

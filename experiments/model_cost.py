@@ -18,5 +18,6 @@ def summary(config: dict[str, Any], batch_size: int | None = None) -> Summary:
     return summarise(
         model,
         batch_size=batch_size or config["data"]["batch_size"],
+        length=config["data"].get("sequence_length"),
         optimizer_state=jax.eval_shape(transformation.init, params),
     )

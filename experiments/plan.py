@@ -3,6 +3,7 @@
   python experiments/plan.py --config configs/vit/vmoe_paper.py:size=H/14,moe=every2 --topology v5p:4x4x4 \
       --mesh data=2,expert=32 --mesh data=2,fsdp=2,expert=16
   python experiments/plan.py --config configs/dit/dit_moe_paper.py:size=XL/2 --topology h100:8x8 --mesh fsdp=8,expert=8 --json
+  python experiments/plan.py --config configs/lm/published.py:size=Mixtral-8x7B --topology v5p:4x4x8 --mesh fsdp=16,expert=8
 
 The step is compiled for the real chips: TPUs with the extra [tpu-aot], H100s with [gpu-aot]. Where the compiler is not
 installed, memory is arithmetic over shapes, communication is not counted, and the output says so. Nothing is run; seconds
@@ -76,13 +77,14 @@ def plan(config: dict[str, Any]) -> tuple[list[Any], bool]:
     )  # fmt: skip
     compiled = chips.can_compile(topology)
     devices = chips.devices(topology) if compiled else None
-    rows = step.rows_per_chip(task.model, batch_size, count)
+    length = config["data"].get("sequence_length")
+    rows = step.rows_per_chip(task.model, batch_size, count, length)
     found = []
     for spec in specs:
         mesh = spec.build(devices) if compiled else spec.abstract(count)
         one = dataclasses.replace(train, mesh=spec)
         program = Program(task, optimizer, one, seed=0, batch_size=batch_size, mesh=mesh)
-        batch = step.batch_shapes(task.model, batch_size)
+        batch = task.batch_shapes(batch_size, length)
         made = step.compile_step(program, batch, rows=rows) if compiled else step.Step(held=step.held(program))
         found.append(
             estimate.estimate(

@@ -3,8 +3,8 @@
   python experiments/report.py --workdir demo
   python experiments/report.py --workdir runs --collect experiments/results/patchwork_long.json
 
---workdir is the folder above the runs of experiments/train.py, one run per model and seed. Runs without an evaluation
-are evaluated first. --collect writes their results as JSON instead of a report; moejax/evals/runs.py says the format.
+--workdir is the folder above the runs of experiments/train.py, one run per model and seed; runs without an evaluation are
+evaluated first. --collect writes results of classifiers as JSON instead of a report; moejax/evals/runs.py says the format.
 """
 
 import dataclasses
@@ -17,16 +17,16 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from finished_runs import FinishedRun, baseline_accuracy, evaluated
+from finished_runs import baseline_accuracy, evaluated
 
 from moejax.core.errors import SpecError
 from moejax.evals.evaluation import environment
-from moejax.evals.map_figures import MapSheet
 from moejax.evals.map_sheets import choose, samples
 from moejax.evals.report import write_report
 from moejax.evals.report_contents import Report
 from moejax.evals.report_results import text_table
 from moejax.evals.runs import Run, find_runs, read_records, write_records
+from moejax.evals.score_report import task_of, text_lines, write_score_report
 from moejax.train.memory import keep_freed_memory
 
 LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
@@ -52,9 +52,18 @@ def collect(runs: Sequence[Run], target: str) -> None:
     print(f"{len(records)} runs written to {target}")
 
 
-def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report]:
-    """Evaluates what is not evaluated, draws everything, and returns the page's path and what it was made of."""
+def write_scores(folder: Path, output: Path, found: Sequence[Run], task: str) -> tuple[Path, list[str]]:
+    """The report of runs without classes, and its table as text."""
+    runs, title = [evaluated(run)[0] for run in found], f"Mixtures of experts: {task} on {found[0].record.dataset}"
+    report = Report(runs=runs, notes=_notes(runs), environment=_environment(folder), title=title)
+    return write_score_report(report, output), text_lines(runs)
+
+
+def write(folder: Path, output: Path, records: str | None) -> tuple[Path, list[str]]:
+    """Evaluates what is not evaluated, draws everything, and returns the page's path and its table as text."""
     found = find_runs(folder)
+    if (task := task_of(found)) != "classification":
+        return write_scores(folder, output, found, task)
     runs: list[Run] = []
     sheets: list[Any] = []
     dataset, rows = None, None
@@ -67,7 +76,7 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report
             dataset = loaded.dataset
             rows = choose(dataset, "test")
         if run.model not in {sheet.model for sheet in sheets}:
-            sheets += _sheet(loaded, rows)
+            sheets += [sheet for sheet in [loaded.maps(rows)] if sheet is not None]
     report = Report(
         runs=runs,
         records=_records(records, runs),
@@ -78,26 +87,20 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report
         **_of_dataset(dataset, folder),
     )
     print("  drawing figures", flush=True)
-    return write_report(report, output), report
+    return write_report(report, output), text_table(report)
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     return [f"{run.folder} is not finished (step {run.record.steps})." for run in runs if not run.finished]
 
 
-def _sheet(loaded: FinishedRun, rows: Any) -> list[MapSheet]:
-    sheet = loaded.maps(rows)
-    return [] if sheet is None else [sheet]
-
-
 def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:
     if dataset is None:
         return {}
     info = dataset.info
-    many = len(info.domain_names) > 1
     return {
         "samples": samples(dataset),
-        "domains": info.domain_names if many else (),
+        "domains": info.domain_names if len(info.domain_names) > 1 else (),
         "class_domains": info.class_domains,
         "baseline": baseline_accuracy(dataset, folder),
     }
@@ -134,11 +137,11 @@ def main(_: Sequence[str]) -> None:
         if _COLLECT.value:
             collect(find_runs(folder), _COLLECT.value)
             return
-        path, report = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
+        path, lines = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print("\n".join(text_table(report)))
+    print("\n".join(lines))
     print(f"report: {path}")
 
 

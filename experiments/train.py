@@ -68,7 +68,7 @@ def train(config: dict[str, Any], workdir: str | None) -> Result | None:
     optimizer = build_spec(Optimizer, config["optimizer"], path="config.optimizer")
     spec = build_spec(Train, config["train"], path="config.train")
     data = opening.build(config["data"], path="config.data")
-    check_model_fits_data(task.model, data.info)
+    task.check_data(data.info)
     if workdir is None:
         print(verify(task, data, optimizer, spec, seed=config["seed"]))
         return None
@@ -85,21 +85,6 @@ def follow_source(config: dict[str, Any]) -> dict[str, Any]:
         return config
     print(f"the parameters have the structure of the compressed run {source}")
     return {**config, "structure": structure}
-
-
-def check_model_fits_data(model: Any, info: Any) -> None:
-    """Raises SpecError when classes or picture size of model and data differ."""
-    if model.num_classes != info.num_classes:
-        raise SpecError(
-            f"config.model.num_classes={model.num_classes}, but {info.name} has {info.num_classes} classes; set "
-            f"--config.model.num_classes={info.num_classes}."
-        )
-    expected = (model.image_size, model.image_size, model.channels)
-    if tuple(info.image_shape) != expected:
-        raise SpecError(
-            f"config.model takes pictures of {expected}, {info.name} gives {tuple(info.image_shape)}; set "
-            "config.data.image_size and config.model.image_size to the same."
-        )
 
 
 def main(_: list[str]) -> None:

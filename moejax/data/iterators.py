@@ -6,7 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from moejax.core.errors import SpecError
-from moejax.data.pipeline import Pipeline, Share
+from moejax.data.batch_sizes import BatchSizes, Share
 
 
 @runtime_checkable
@@ -38,7 +38,7 @@ class MemoryIterator:
     Source: ours.
     """
 
-    def __init__(self, images: Rows, labels: np.ndarray, pipeline: Pipeline, info: Any, *, seed: int, share: Share):
+    def __init__(self, images: Rows, labels: np.ndarray, pipeline: Any, info: Any, *, seed: int, share: Share):
         self._images, self._labels, self._pipeline, self._info = images, labels, pipeline, info
         self._seed, self._share, self._step = seed, share, 0
         self._epoch, self._order = -1, np.zeros(0, np.int64)
@@ -71,21 +71,28 @@ class MemoryIterator:
 
     def get_state(self) -> dict[str, Any]:
         """The position, with what it is a position in."""
-        return {"step": self._step, **position_key(self._pipeline, self._seed, len(self._images))}
+        return {"step": self._step, **self._key()}
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues after `state['step']` batches; SpecError when the state belongs to another stream."""
-        check_position(state, position_key(self._pipeline, self._seed, len(self._images)))
+        check_position(state, self._key())
         self._step = int(state["step"])
 
+    def _key(self) -> dict[str, Any]:
+        return position_key(self._pipeline, self._seed, len(self._images))
 
-def position_key(pipeline: Pipeline, seed: int, num_examples: int) -> dict[str, int]:
+
+def position_key(pipeline: BatchSizes, seed: int, num_examples: int) -> dict[str, Any]:
     """What must be equal for a position to mean the same batch."""
-    blocks = pipeline.augment_blocks
-    return {"seed": seed, "batch_size": pipeline.batch_size, "num_examples": num_examples, "augment_blocks": blocks}
+    return {
+        "seed": seed,
+        "batch_size": pipeline.batch_size,
+        "num_examples": num_examples,
+        "augment_blocks": pipeline.blocks,
+    }
 
 
-def check_position(state: Mapping[str, Any], expected: Mapping[str, int]) -> None:
+def check_position(state: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """SpecError naming the first entry of a saved position that differs from this iterator's."""
     for name, value in expected.items():
         if state.get(name) != value:

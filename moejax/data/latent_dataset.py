@@ -29,11 +29,7 @@ class LatentPipeline(Pipeline):
 
     def check(self, info: Any) -> None:
         """SpecError when the batch is larger than the training split, or something is set that latents cannot follow."""
-        if self.batch_size > info.split_sizes["train"]:
-            raise SpecError(
-                f"data.batch_size={self.batch_size} is larger than the training split of {info.name} "
-                f"({info.split_sizes['train']} latents): no batch is ever full. Use a smaller batch_size."
-            )
+        self.check_size(info.name, info.split_sizes["train"], examples="latents")
         side = info.image_shape[0]
         own = {field.name: getattr(self, field.name) for field in dataclasses.fields(Pipeline)}
         plain = {field.name: getattr(Pipeline(), field.name) for field in dataclasses.fields(Pipeline)}

@@ -13,28 +13,37 @@ from moejax.data.dataset import ArraySplit, Dataset, Opened
 from moejax.data.latent_dataset import LatentDataset, OpenedLatents
 from moejax.data.pipeline import Pipeline
 from moejax.data.resize import centre_crop, set_channels
+from moejax.data.text_dataset import TextDataset, TextPipeline
 
 MEMORY_LIMIT = 512 * 2**20  # bytes of pictures that 'auto' takes from records into memory
 
 
-def build(config: Any, *, path: str = "data") -> Dataset:
-    """The data set that `config['name']` names: a file of this room, or any image set of TFDS.
+def build(config: Any, *, path: str = "data") -> Any:
+    """The data set (`Dataset`, or `TextDataset`) that `config['name']` names: a file of this room, or any image set of TFDS.
 
-    config: a mapping, a ConfigDict, or the name alone. Its other keys are fields of that source or of `Pipeline`.
+    config: a mapping, a ConfigDict, or the name alone. Its other keys are fields of that source or of its pipeline.
     Raises SpecError for unknown names, misspelt keys, missing data and values that do not fit the data.
     """
     fields = {"name": config} if isinstance(config, str) else dict(_plain(config))
-    own = {field.name for field in dataclasses.fields(Pipeline)}
+    kind = pipeline_type(fields.get("name"))
+    own = {field.name for field in dataclasses.fields(kind)}
     given = {key: fields.pop(key) for key in list(fields) if key in own}
     source = _source(fields, own, path)
+    name = str(fields.get("dataset", fields["name"]))
+    if issubclass(kind, TextPipeline):
+        return TextDataset(name, source.open(), build_spec(kind, given, path=path))
     given = dict(getattr(source, "preset", {})) | given
     augment = Augment.build(given.pop("augment", None), path=f"{path}.augment")
     pipeline = build_spec(Pipeline, given | {"augment": augment}, path=path)
-    name = str(fields.get("dataset", fields["name"]))
     opened = source.open()
     if isinstance(opened, OpenedLatents):
         return LatentDataset(name, opened, pipeline)
     return Dataset(name, _store(name, opened, pipeline), pipeline)
+
+
+def pipeline_type(name: Any) -> type:
+    """The pipeline spec of the data set `name`: of pictures unless its source says otherwise."""
+    return getattr(methods("data").get(name), "pipeline", Pipeline)
 
 
 def _plain(config: Any) -> Mapping[str, Any]:

@@ -1,13 +1,14 @@
 """The pipeline spec: batch sizes, preprocessing and augmentation, the same for every source."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.data.augment import Augment
+from moejax.data.batch_sizes import BatchSizes
 from moejax.data.resize import centre_crop, set_channels
 
 RANGES = ("0_1", "-1_1")
@@ -27,44 +28,8 @@ class MeanStd:
             raise SpecError(f"value_range.mean={self.mean} must lie in [0, 1]; divide by 255 if it counts grey levels.")
 
 
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """The rows that one process of many takes of each batch, all in one piece: the numbers of a batch do not depend on them.
-
-    batch_size: rows of the whole batch. blocks: equal parts that are augmented by themselves.
-    """
-
-    batch_size: int
-    blocks: int
-    num_processes: int
-    process: int
-
-    @property
-    def size(self) -> int:
-        """Rows of this process."""
-        return self.batch_size // self.num_processes
-
-    @property
-    def block_size(self) -> int:
-        """Rows of a block."""
-        return self.batch_size // self.blocks
-
-    @property
-    def own_blocks(self) -> range:
-        """Numbers of the blocks in which this process has rows."""
-        start = self.process * self.size
-        return range(start // self.block_size, -(-(start + self.size) // self.block_size))
-
-    def own_rows(self, blocks: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """This process's rows of its `own_blocks`."""
-        start = self.process * self.size - self.own_blocks.start * self.block_size
-        alone = len(blocks) == 1  # as in most runs, where joining would only copy the batch
-        joined = blocks[0] if alone else {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
-        return {name: array[start : start + self.size] for name, array in joined.items()}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Pipeline:
+class Pipeline(BatchSizes):
     """batch_size, eval_batch_size: pictures of a batch over all processes.
 
     image_size: side of the square that pictures are brought to; None keeps the size of the set.
@@ -77,14 +42,11 @@ class Pipeline:
     so that batches do not depend on the number of processes: set a multiple of that number, and none works for another.
     """
 
-    batch_size: int = 128
-    eval_batch_size: int = 256
     image_size: int | None = None
     channels: Literal[1, 3] = 3
     value_range: MeanStd | str = "-1_1"
     one_hot: bool = False
     crop_fraction: float = 0.875
-    max_examples: int | None = None
     workers: int = 0
     storage: Literal["auto", "memory", "records"] = "auto"
     records_folder: str | None = None
@@ -92,13 +54,13 @@ class Pipeline:
     augment_blocks: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.value_range, str) and self.value_range not in RANGES:
             raise SpecError(
                 f"data.value_range={self.value_range!r} is unknown.{did_you_mean(self.value_range, RANGES)}"
             )
-        for name in ("batch_size", "eval_batch_size", "image_size", "max_examples"):
-            if (value := getattr(self, name)) is not None and value < 1:
-                raise SpecError(f"data.{name}={value} must be at least 1.")
+        if self.image_size is not None and self.image_size < 1:
+            raise SpecError(f"data.image_size={self.image_size} must be at least 1.")
         if self.augment_blocks < 1 or self.batch_size % self.augment_blocks:
             raise SpecError(
                 f"data.augment_blocks={self.augment_blocks} must divide data.batch_size={self.batch_size}; choose a divisor."
@@ -108,11 +70,7 @@ class Pipeline:
 
     def check(self, info: Any) -> None:
         """SpecError when the batch, the value range or the augmentation does not fit the data set."""
-        if self.batch_size > info.split_sizes["train"]:
-            raise SpecError(
-                f"data.batch_size={self.batch_size} is larger than the training split of {info.name} "
-                f"({info.split_sizes['train']} pictures): no batch is ever full. Use a smaller batch_size."
-            )
+        self.check_size(info.name, info.split_sizes["train"], examples="pictures")
         if isinstance(self.value_range, MeanStd) and len(self.value_range.mean) not in (1, info.image_shape[-1]):
             raise SpecError(
                 f"data.value_range.mean has {len(self.value_range.mean)} values, the pictures of {info.name} "
@@ -120,16 +78,10 @@ class Pipeline:
             )
         self.augment.check(info)
 
-    def share(self, num_processes: int, process: int) -> Share:
-        """This process's part of a training batch; SpecError when the batch does not divide."""
-        if not 0 <= process < num_processes:
-            raise SpecError(f"process={process} must lie in [0, num_processes={num_processes}).")
-        _divide("batch_size", self.batch_size, num_processes)
-        return Share(self.batch_size, self.augment_blocks, num_processes, process)
-
-    def eval_share(self, num_processes: int) -> int:
-        """Pictures per process of an evaluation batch."""
-        return _divide("eval_batch_size", self.eval_batch_size, num_processes)
+    @property
+    def blocks(self) -> int:
+        """`augment_blocks`."""
+        return self.augment_blocks
 
     def normalise(self, images: np.ndarray) -> np.ndarray:
         """uint8 [... c] -> float32 in the value range."""
@@ -159,9 +111,3 @@ class Pipeline:
             target[np.arange(len(labels)), labels] = 1
             batch["image"], batch["target"] = self.augment.mix(rng, batch["image"], target)
         return batch
-
-
-def _divide(name: str, size: int, num_processes: int) -> int:
-    if size % num_processes:
-        raise SpecError(f"data.{name}={size} does not divide by num_processes={num_processes}; make it a multiple.")
-    return size // num_processes

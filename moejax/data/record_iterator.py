@@ -9,8 +9,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from moejax.data.batch_sizes import Share
 from moejax.data.iterators import check_position, position_key
-from moejax.data.pipeline import Pipeline, Share
+from moejax.data.pipeline import Pipeline
 from moejax.data.resize import set_channels
 
 

@@ -11,7 +11,7 @@ class Subject(Protocol):
     """A trained model. Its params have one tree per layer (`core.segments.split_segments`), with leaves of `linear` as nodes.
 
     name: in titles and file names. params: the uncompressed ones. only: regex over the names of the weights that are
-    compressed. headline: the entry of `quality` that tables and pictures show; more is better. num_examples: of
+    compressed. headline: the entry of `quality` that tables and pictures show, such as an accuracy or a loss. num_examples: of
     `inputs`. inputs: what `apply` computes on when latency and memory are measured.
     """
 

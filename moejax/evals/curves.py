@@ -50,14 +50,12 @@ def learning_curves(
     for model, group in grouped.items():
         raw = [series(run.rows, "train/loss") for run in group]
         loss: list[Curve] = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in raw if s]
-        handles[model] = _draw(panels[0], loss, model)
-        handles[model] = (
-            _draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
-        )
+        handles[model] = draw(panels[0], loss, model)
+        handles[model] = draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
     for model, recorded in by_model(records).items():
         curves: list[Curve] = [([p[0] for p in r.curve], [p[1] for p in r.curve]) for r in recorded if r.curve]
         handles.setdefault(model, None)
-        handles[model] = _draw(panels[2], curves, model) or handles[model]
+        handles[model] = draw(panels[2], curves, model) or handles[model]
     panels[0].set(title="Training loss", xlabel="step", ylabel="cross-entropy (nats)")
     seeds = max((len(g) for g in grouped.values()), default=1)
     panels[1].set(
@@ -190,7 +188,8 @@ def _zoom(panel: Axes, baseline: Number | None) -> None:
     panel.set_ylim(max(low, min(float(c.min()) for c in curves) - 0.02, 0.0), min(high + 0.03, 1.0))
 
 
-def _draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
+def draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
+    """A line over steps, the mean over seeds, with a band from the lowest to the highest; its handle, None without points."""
     curves = [c for c in curves if len(c) == 2 and len(c[0])]
     if not curves:
         return None

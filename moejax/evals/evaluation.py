@@ -49,7 +49,7 @@ def evaluate(
         "accuracy": accuracy(found.correct, found.labels, **names),
         "calibration": calibration(found.probabilities, found.labels),
         "routing": {block: summarise(layer, **names) for block, layer in found.layers.items()},
-        "summary": _costs(model, params, state, dataset),
+        "summary": costs(model, params, state, dataset),
         "few_shot": None,
     }
     if few_shot is not None and split == "test" and "validation" in info.split_sizes:
@@ -73,9 +73,10 @@ def _batches(dataset: Dataset, split: str, *, limit: int = 16384) -> Any:
     return itertools.islice(dataset.eval_batches(split), -(-limit // size))
 
 
-def _costs(model: Any, params: Any, state: Any, dataset: Dataset) -> dict[str, int]:
-    size = dataset.pipeline.batch_size
-    totals = summarise_model(model, batch_size=size, params=params, state=state).to_dict()
+def costs(model: Any, params: Any, state: Any, dataset: Any) -> dict[str, int]:
+    """Parameters, those activated, and FLOPs per example, for batches of the data set's own size."""
+    size, length = dataset.pipeline.batch_size, getattr(dataset.info, "sequence_length", None)
+    totals = summarise_model(model, batch_size=size, length=length, params=params, state=state).to_dict()
     keys = ("total_params", "activated_params", "flops_per_example", "step_flops_per_example")
     return {key: totals[key] for key in keys}
 

@@ -27,11 +27,13 @@ from moejax.core.segments import segments_named
 from moejax.core.tree import flatten
 from moejax.evals.expert_rows import ExpertRows, expert_rows
 from moejax.evals.flops import count_flops
-from moejax.evals.model_ends import End, Model, condition_shape, model_ends, token_shape
+from moejax.evals.model_ends import End, Model, condition_shape, model_ends, num_tokens, token_shape
 from moejax.evals.weight_costs import activated_params, bank_flops, num_params, passage_flops
 from moejax.layers.adaptive_block import AdaptiveBlock, modulation
 from moejax.layers.block import Block
+from moejax.layers.decoder_block import DecoderBlock
 from moejax.layers.moe import MoE
+from moejax.models.decoder import Decoder
 from moejax.models.remat import Remat, computed_again, rematerialised
 
 Shapes = Any  # a tree of jax.ShapeDtypeStruct
@@ -80,25 +82,30 @@ def summarise(
     model: Model,
     *,
     batch_size: int = 1,
+    length: int | None = None,
     optimizer_state: Shapes = None,
     params: Shapes = None,
     state: Shapes = None,
 ) -> Summary:
-    """The cost of a picture model; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
+    """The cost of a model; nothing is allocated. optimizer_state: shapes of it, with the parameters' names in its leaves.
 
+    length: tokens of an example, which is a sequence, of language models (None: the longest); others are given pictures.
     params, state: arrays or shapes, where they are not those of the model's init, such as compressed ones.
-    Raises SpecError when `batch_size` pictures do not make whole groups.
+    Raises SpecError when `batch_size` examples do not make whole groups, or are too long.
     """
-    model.check_batch(batch_size)
+    if isinstance(model, Decoder):
+        model.check_batch(batch_size, num_tokens(model, length))
+    else:
+        model.check_batch(batch_size)
     key = jax.eval_shape(jax.random.key, 0)
     fresh_params, fresh_state = jax.eval_shape(model.init, key)
     params = fresh_params if params is None else _shapes(params)
     state = fresh_state if state is None else _shapes(state)
     memory = flatten(optimizer_state)
-    tokens, condition = token_shape(model, batch_size), condition_shape(model, batch_size)
+    tokens, condition = token_shape(model, batch_size, length), condition_shape(model, batch_size)
     before, after = (
         [_end_part(end, params, memory, batch_size, key) for end in ends]
-        for ends in model_ends(model, params, batch_size)
+        for ends in model_ends(model, params, batch_size, length)
     )
     blocks = []
     for segment in segments_named(params["blocks"], model.blocks):
@@ -113,8 +120,9 @@ def summarise(
 
 
 def _end_part(end: End, params: Shapes, memory: dict[str, Any], batch_size: int, key: Any) -> Part:
-    tree = {path: functools.reduce(operator.getitem, path.split("/"), params) for path in end.paths}
-    flops = count_flops(end.apply, tree, end.inputs, None) // batch_size
+    whole = {path: functools.reduce(operator.getitem, path.split("/"), params) for path in (*end.paths, *end.reads)}
+    tree = {path: whole[path] for path in end.paths}
+    flops = count_flops(end.apply, whole, end.inputs, None) // batch_size
     size = num_params(tree) + end.fixed
     return Part(
         name=end.name,
@@ -125,12 +133,19 @@ def _end_part(end: End, params: Shapes, memory: dict[str, Any], batch_size: int,
         step_flops_per_example=3 * flops,
         params_bytes=_bytes(tree) + 4 * end.fixed,
         optimizer_bytes=_optimizer_bytes(memory, list(end.paths)),
-        activation_bytes=_residual_bytes(end.apply, tree, end.inputs, key),
+        activation_bytes=_residual_bytes(end.apply, whole, end.inputs, key),
     )
 
 
 def _block_part(
-    block: Block | AdaptiveBlock, params: Shapes, state: Shapes, x: Any, condition: Any, key: Any, *, remat: Remat
+    block: Block | AdaptiveBlock | DecoderBlock,
+    params: Shapes,
+    state: Shapes,
+    x: Any,
+    condition: Any,
+    key: Any,
+    *,
+    remat: Remat,
 ) -> Part:
     mixer, batch = block.mixer, x.shape[0]
     flops = count_flops(block.attention.apply, params["attention"], x)
@@ -183,8 +198,10 @@ def _zeros(state: Shapes) -> Any:
 
 
 def _moe_flops(moe: MoE, rows: ExpertRows, x: Any, per_row: int) -> int:
-    shared = moe.shared.flops_per_token(x.shape[-1]) * x.shape[0] * x.shape[1] if moe.shared is not None else 0
-    return rows.router_flops + rows.mixing_flops + rows.served * per_row + shared
+    shared = 0 if moe.shared is None else moe.shared.flops_per_token(x.shape[-1])
+    gate = 2 * x.shape[-1] if moe.shared_gate else 0
+    every_token = (shared + gate) * x.shape[0] * x.shape[1]
+    return rows.router_flops + rows.mixing_flops + rows.served * per_row + every_token
 
 
 def _one_layer(tree: Shapes, length: int) -> Shapes:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,11 @@ class Decoder:
     Source: Jiang et al. 2024, "Mixtral of Experts", section 2; Dai et al. 2024, "DeepSeekMoE", section 3; Muennighoff et al.
         2024, "OLMoE", section 3; Yang et al. 2024, "Qwen2 Technical Report", section 2.2.
     """
+
+    leaf_axes: ClassVar[tuple[tuple[str, tuple[str | None, ...]], ...]] = (
+        (r"^embedding/tokens$", ("vocab", None)),
+        (r"^head/(kernel|v|residual)$", (None, "vocab")),
+    )  # as in sharding/rules.py
 
     vocab_size: int
     dim: int

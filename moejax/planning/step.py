@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from moejax.evals.model_ends import num_tokens
 from moejax.planning.collectives import Collective, collectives
 from moejax.planning.products import Products, products
 from moejax.sharding.mesh import BATCH_AXES
@@ -38,19 +39,13 @@ class Step:
     compiler_seconds: float | None = None
 
 
-def batch_shapes(model: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-    """A batch of pictures (or latents) with labels, as its shapes."""
-    side, channels = model.image_size, model.channels
-    return {
-        "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
-        "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
-    }
+def rows_per_chip(model: Any, batch_size: int, num_chips: int, length: int | None = None) -> int | None:
+    """Rows that a chip's experts compute in a layer where all are loaded evenly; None for models whose tokens do not choose.
 
-
-def rows_per_chip(model: Any, batch_size: int, num_chips: int) -> int | None:
-    """Rows that a chip's experts compute in a layer where all are loaded evenly; None for models whose tokens do not choose."""
+    length: tokens of a sequence of text (None: the longest).
+    """
     chosen = getattr(getattr(model.moe, "router", None), "num_selected_experts", None)
-    return None if chosen is None else batch_size * model.num_tokens * chosen // num_chips
+    return None if chosen is None else batch_size * num_tokens(model, length) * chosen // num_chips
 
 
 def held(program: Program) -> dict[str, int]:

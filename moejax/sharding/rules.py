@@ -25,7 +25,13 @@ LEAF_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(mlp|feed_forward|shared)/down/(kernel|u|residual)$", ("hidden", None)),
     (r"attention/(qkv|query|key|value)/(kernel|v|residual)$", (None, "heads")),
     (r"attention/out/(kernel|u|residual)$", ("heads", None)),
+    (r"attention/(query|key|value)_bias$", ("heads",)),
 )
+
+
+def leaf_axes_of(model: Any) -> tuple[tuple[str, tuple[str | None, ...]], ...]:
+    """`LEAF_AXES`, after those that the model names for leaves of its own (`model.leaf_axes`), such as a table of tokens."""
+    return (*getattr(model, "leaf_axes", ()), *LEAF_AXES)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +42,7 @@ class Rules:
     experts: tuple[str, ...] = ("expert",)
     hidden: tuple[str, ...] = ("model",)
     heads: tuple[str, ...] = ("model",)
+    vocab: tuple[str, ...] = ("model",)
     width: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.spec import method
+from moejax.tasks.data_checks import check_pictures
 
 CROSS_ENTROPIES = ("softmax", "sigmoid")
 
@@ -41,6 +42,19 @@ class Classification:
             raise SpecError(f"task.label_smoothing={self.label_smoothing} must lie in [0, 1).")
         if self.aux_loss_weight < 0:
             raise SpecError(f"task.aux_loss_weight={self.aux_loss_weight} must not be negative.")
+
+    def check_data(self, info: Any) -> None:
+        """SpecError when the data set is not of pictures, or their size or classes are not the model's."""
+        check_pictures(self.model, info)
+
+    def batch_shapes(self, batch_size: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """A training batch of pictures with labels, as its shapes. length: of text; not used."""
+        del length
+        side, channels = self.model.image_size, self.model.channels
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
+            "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
+        }
 
     def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         """Parameters and router state of the model."""
@@ -70,6 +84,23 @@ class Classification:
             **output.metrics,
         }
         return total, (output.state, metrics)
+
+    def deterministic_loss(
+        self, params: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """`loss` without dropout and router noise; nothing is drawn from the key."""
+        del key
+        return self.loss(params, state, batch, None)[0]
+
+    def distillation(
+        self, params: Any, original: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """KL divergence of the answers from those of `original`, nats per picture; nothing is drawn from the key."""
+        del key
+        before, found = (
+            jax.nn.log_softmax(self.model.apply(p, state, batch["image"]).logits) for p in (original, params)
+        )
+        return jnp.mean(jnp.sum(jnp.exp(before) * (before - found), axis=-1))
 
     def example_losses(self, logits: Float[Array, "B N"], target: Float[Array, "B N"]) -> Float[Array, " B"]:
         """Cross entropy of each example in nats, smoothed. Sigmoid: summed over the classes."""

@@ -24,6 +24,7 @@ from moejax.diffusion.noise_assignment import NoiseAssignment
 from moejax.diffusion.predictions import check_prediction, denoised, noised
 from moejax.diffusion.processes.ddpm import DDPM
 from moejax.diffusion.processes.rectified_flow import RectifiedFlow
+from moejax.tasks.data_checks import check_pictures
 
 QUARTERS = 4  # an evaluation asks about each example once in every quarter of the times
 
@@ -54,6 +55,19 @@ class Diffusion:
         if self.model is not None:
             losses.check_loss(self.loss_type, learns_variance=self.model.learn_variance)
 
+    def check_data(self, info: Any) -> None:
+        """SpecError when the data set is not of pictures, or their size or classes are not the model's."""
+        check_pictures(self.model, info)
+
+    def batch_shapes(self, batch_size: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+        """A training batch of pictures (or latents) with labels, as its shapes. length: of text; not used."""
+        del length
+        side, channels = self.model.image_size, self.model.channels
+        return {
+            "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
+            "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
+        }
+
     def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         """Parameters and router state of the model."""
         return self.model.init(key)
@@ -67,12 +81,9 @@ class Diffusion:
         always the same, and no label is dropped.
         metrics: 'loss' (without the auxiliary ones), 'total_loss', each auxiliary loss as 'aux/<name>', the model's own.
         """
-        x0, label = batch["image"].astype(jnp.float32), batch["label"]
-        draw = jax.random.key(0) if key is None else key
-        t = self.process.sample_time(named(draw, "time"), (x0.shape[0],))
-        noise = self.noise.draw(named(draw, "noise"), x0)
+        x0, noise, t = self.training_draws(batch, jax.random.key(0) if key is None else key)
         x = noised(self.process, x0, noise, t)
-        output = self._ask(params, state, x, t, label, key=maybe_named(key, "model"))
+        output = self._ask(params, state, x, t, batch["label"], key=maybe_named(key, "model"))
         loss = jnp.mean(self._example_losses(output, x0, noise, t))
         auxiliary = sum(output.losses.values(), jnp.zeros((), jnp.float32))
         total = loss + self.aux_loss_weight * auxiliary
@@ -83,6 +94,56 @@ class Diffusion:
             **output.metrics,
         }
         return total, (output.state, metrics)
+
+    def deterministic_loss(
+        self, params: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """`loss` without dropout, dropped labels and router noise; times and noise are drawn from the key."""
+        x0, noise, t = self.training_draws(batch, key)
+        output = self._ask(params, state, noised(self.process, x0, noise, t), t, batch["label"])
+        auxiliary = sum(output.losses.values(), jnp.zeros((), jnp.float32))
+        return jnp.mean(self._example_losses(output, x0, noise, t)) + self.aux_loss_weight * auxiliary
+
+    def distillation(
+        self, params: Any, original: Any, state: Any, batch: Mapping[str, Array], key: PRNGKeyArray
+    ) -> Float[Array, ""]:
+        """Mean squared distance of the predictions from those of `original`, at times and noise drawn from the key."""
+        x0, noise, t = self.training_draws(batch, key)
+        x = noised(self.process, x0, noise, t)
+        before, found = (
+            self._ask(p, state, x, t, batch["label"]).prediction.astype(jnp.float32) for p in (original, params)
+        )
+        return jnp.mean(jnp.square(found - before))
+
+    def training_draws(
+        self, batch: Mapping[str, Array], key: PRNGKeyArray
+    ) -> tuple[Float[Array, "B ..."], Float[Array, "B ..."], Float[Array, " B"]]:
+        """Pictures, the noise to mix each with, and the time of each."""
+        x0 = batch["image"].astype(jnp.float32)
+        t = self.process.sample_time(named(key, "time"), (x0.shape[0],))
+        return x0, self.noise.draw(named(key, "noise"), x0), t
+
+    def noised(
+        self, x0: Float[Array, "B ..."], noise: Float[Array, "B ..."], t: Float[Array, " B"]
+    ) -> Float[Array, "B ..."]:
+        """Pictures mixed with noise as the process does at times t."""
+        return noised(self.process, x0, noise, t)
+
+    def predict(
+        self, params: Any, state: Any, x: Float[Array, "B ..."], t: Float[Array, " B"], label: Int[Array, " B"]
+    ) -> Float[Array, "B ..."]:
+        """What the network says of noised pictures x at times t, without a key."""
+        return self._ask(params, state, x, t, label).prediction
+
+    def squared_errors(
+        self,
+        x0: Float[Array, "B ..."],
+        noise: Float[Array, "B ..."],
+        t: Float[Array, " B"],
+        found: Float[Array, "B ..."],
+    ) -> Float[Array, " B"]:
+        """Of the predictions `found` for each picture, the mean over its numbers, without weights."""
+        return losses.simple(self.prediction, self.process, x0, noise, t, found)
 
     def _ask(
         self, params: Any, state: Any, x: Float[Array, "B ..."], t: Float[Array, " B"], label: Int[Array, " B"], *,

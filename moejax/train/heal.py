@@ -6,7 +6,7 @@ Knowledge in a Neural Network", section 2. Deviations: temperature 1, no mixture
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import jax
@@ -20,7 +20,7 @@ from moejax.train.optimizers import Optimizer
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Heal:
-    """kind: 'distill' takes the original's logits as targets, 'finetune' the labels by the run's own loss. steps: updates.
+    """kind: 'distill' takes the original's answers as targets (`distillation` of the task), 'finetune' the run's own loss. steps: updates.
 
     learning_rate: the peak of a cosine, after a warm-up over the first tenth; AdamW without decay, clipped to norm 1.
     """
@@ -54,17 +54,22 @@ def heal(spec: Heal, task: Any, params: Any, state: Any, original: Any, batches:
     begin = time.perf_counter()
     optimizer = Optimizer(learning_rate=spec.learning_rate, warmup_steps=max(spec.steps // 10, 1), clip_norm=1.0)
     transformation = optimizer.build(params, spec.steps)
-    loss = _distillation(task, state) if spec.kind == "distill" else _labels(task, state)
+
+    def loss(params: Any, original: Any, batch: Any, key: Any) -> Float[Array, ""]:
+        if spec.kind == "distill":
+            return task.distillation(params, original, state, batch, key)
+        return task.deterministic_loss(params, state, batch, key)
 
     @jax.jit
-    def step(params: Any, moments: Any, original: Any, batch: Any) -> tuple[Any, Any, Array]:
-        value, gradients = jax.value_and_grad(loss)(params, original, batch)
+    def step(params: Any, moments: Any, original: Any, batch: Any, key: Any) -> tuple[Any, Any, Array]:
+        value, gradients = jax.value_and_grad(loss)(params, original, batch, key)
         updates, moments = transformation.update(gradients, moments, params)
         return optax.apply_updates(params, updates), moments, value
 
     moments, values = transformation.init(params), []
-    for _ in range(spec.steps):
-        params, moments, value = step(params, moments, original, dict(next(batches)))
+    for number in range(spec.steps):
+        key = jax.random.key(number)  # what a task must draw, such as the noise of diffusion
+        params, moments, value = step(params, moments, original, dict(next(batches)), key)
         values.append(value)
     losses = [float(value) for value in values]
     if not all(map(jnp.isfinite, losses)):
@@ -72,20 +77,3 @@ def heal(spec: Heal, task: Any, params: Any, state: Any, original: Any, batches:
     tenth = max(spec.steps // 10, 1)
     mean = [sum(part) / len(part) for part in (losses[:tenth], losses[-tenth:])]
     return Healed(params, mean[0], mean[1], time.perf_counter() - begin)
-
-
-def _distillation(task: Any, state: Any) -> Callable[[Any, Any, Any], Float[Array, ""]]:
-    def loss(params: Any, original: Any, batch: Any) -> Float[Array, ""]:
-        target = jax.nn.log_softmax(task.model.apply(original, state, batch["image"]).logits)
-        found = jax.nn.log_softmax(task.model.apply(params, state, batch["image"]).logits)
-        return jnp.mean(jnp.sum(jnp.exp(target) * (target - found), axis=-1))
-
-    return loss
-
-
-def _labels(task: Any, state: Any) -> Callable[[Any, Any, Any], Float[Array, ""]]:
-    def loss(params: Any, original: Any, batch: Any) -> Float[Array, ""]:
-        del original
-        return task.loss(params, state, batch, None)[0]
-
-    return loss

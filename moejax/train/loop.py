@@ -220,12 +220,12 @@ class _Loop:
             self.checkpoints.rescore(step, score)
         batches = Prefetch(self.iterator, self.program.place)
         view = LiveTable(steps=spec.steps, step=step, metric=spec.best_metric, shown=spec.progress and is_writer())
-        since, images = time.monotonic(), 0
+        since, count = time.monotonic(), 0
         try:
             while step < spec.steps and not (stopped := stopped or self.signals.stop()):
                 batch, position = next(batches)
                 state, metrics = self.program.step(state, batch)
-                step, images = step + 1, images + self._batch_size(batch)
+                step, count = step + 1, count + counted(batch)[1]
                 pending.append((step, metrics))
                 view.advance()
                 if not any(self._due(step)):
@@ -235,12 +235,12 @@ class _Loop:
                 now = time.monotonic()
                 progress |= {"step": step, "data": position, "elapsed": now - begin, "score": None}
                 if any(self._due(step)[:2]):
-                    progress["unlogged"] = images / max(now - since, 1e-9)
+                    progress["unlogged"] = [counted(batch)[0], count / max(now - since, 1e-9)]
                     stopped = not self._report(state, progress, view)
                 if self._due(step)[2]:
                     self._save(state, progress, wait=step == spec.steps)
                     saved = step
-                since, images = time.monotonic(), 0
+                since, count = time.monotonic(), 0
             if step > saved:
                 self._collect(pending, state.params, progress)
                 if step > progress["step"]:
@@ -303,7 +303,8 @@ class _Loop:
             row["train/learning_rate"] = window[-1]["learning_rate"]
         if self.spec.on_nonfinite == "skip":
             row["train/skipped"] = len(progress["skipped"])
-        return row | {"train/images_per_second": progress["unlogged"]}
+        unit, speed = progress["unlogged"]
+        return row | {f"train/{unit}_per_second": speed}
 
     def _valid_row(self, state: TrainState) -> Row:
         batches = self._eval_batches(str(self.spec.eval_split))
@@ -348,6 +349,9 @@ class _Loop:
                 raise _InterruptedError
             yield batch
 
-    @staticmethod
-    def _batch_size(batch: Mapping[str, jax.Array]) -> int:
-        return next(iter(batch.values())).shape[0]
+
+def counted(batch: Mapping[str, jax.Array]) -> tuple[str, int]:
+    """What the speed of a run counts, and how much of it a batch holds: pictures, or without any the tokens of text."""
+    if "image" not in batch and "tokens" in batch:
+        return "tokens", int(np.prod(batch["tokens"].shape))
+    return "images", next(iter(batch.values())).shape[0]

@@ -11,7 +11,7 @@ from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from moejax.core.errors import SpecError
 from moejax.sharding.mesh import BATCH_AXES
-from moejax.sharding.rules import param_specs, shardings, specs_like, split_fully
+from moejax.sharding.rules import leaf_axes_of, param_specs, shardings, specs_like, split_fully
 from moejax.train.optimizers import Optimizer
 from moejax.train.spec import Train
 from moejax.train.state import TrainState, create
@@ -46,7 +46,7 @@ class Program:
         transformation = optimizer.build(abstract_params, spec.steps)
         self._create = lambda: create(task, transformation, key, ema=spec.ema_decay > 0)
         self.template: TrainState = jax.eval_shape(self._create)
-        self.shardings = self._state_shardings(spec)
+        self.shardings = self._state_shardings(spec, leaf_axes_of(getattr(task, "model", None)))
         step = build_step(
             task,
             transformation,
@@ -120,9 +120,9 @@ class Program:
             rows.setdefault(device.process_index, set()).update(range(devices)[index[0]])
         return rows
 
-    def _state_shardings(self, spec: Train) -> TrainState:
+    def _state_shardings(self, spec: Train, leaf_axes: Any) -> TrainState:
         template, split = self.template, self.mesh.shape["fsdp"]
-        whole = param_specs(template.params, spec.rules)
+        whole = param_specs(template.params, spec.rules, leaf_axes=leaf_axes)
         params = split_fully(template.params, whole, split)
         moments = specs_like(template.opt_state, template.params, params)
         specs = TrainState(

@@ -34,6 +34,11 @@ def build_task(config: Mapping[str, Any]) -> Any:
     return Restructured(task, json.dumps(config["structure"]))
 
 
+def plain_task(task: Any) -> Any:
+    """The task itself where it is restructured, to be asked for its type."""
+    return task.task if isinstance(task, Restructured) else task
+
+
 def structure_from(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> Any:
     """The structure for a run of `config` that starts from the run in `workdir`; None when that one is not compressed.
 

@@ -1,8 +1,14 @@
 """Passages from docstrings: splits by module, long enough, without code, the same every time."""
 
+import platform
+import re
+
+import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
+from moejax.data import build
+from moejax.data.byte_text import decode
 from moejax.data.docstrings import digest, passages
 
 
@@ -48,3 +54,27 @@ def test_too_few(library):
         SpecError, match=r"held_out: \d+ passages of 8 words are in the docstrings of 3 modules, and 999"
     ):
         passages("held_out", 999, words=8, folder=library)
+
+
+def test_a_language_data_set_of_whole_modules(library):
+    data = build({"name": "docstrings", "folder": str(library), "batch_size": 2, "sequence_length": 32})
+    assert data.info.split_documents == {"train": 8, "validation": 1, "test": 1} and data.info.origin == "files"
+    texts = {}
+    for split in data.info.split_sizes:
+        rows = data.split(split)[np.arange(data.info.split_sizes[split])]
+        texts[split] = decode(rows[:, 1:].reshape(-1))
+    modules = {split: set(re.findall(r"The file (\d+) begins", text)) for split, text in texts.items()}
+    assert len(set.union(*modules.values())) == sum(map(len, modules.values())) == 10
+    assert "It ends well.\n" in texts["train"] and "code" not in texts["train"]
+
+
+def test_the_standard_library_is_large_enough_to_learn_from():
+    info = build({"name": "docstrings", "batch_size": 2}).info
+    assert info.split_bytes["train"] > 500_000 and min(info.split_bytes.values()) > 20_000
+    assert info.origin == f"Python {platform.python_version()}" and len(info.fingerprint) == 16
+
+
+def test_a_folder_without_docstrings(tmp_path):
+    (tmp_path / "one.py").write_text("x = 1\n")
+    with pytest.raises(SpecError, match="0 modules with docstrings"):
+        build({"name": "docstrings", "folder": str(tmp_path)})

@@ -8,7 +8,7 @@ from moejax.core.spec import build_method
 from moejax.evals.summary import summarise
 from moejax.planning import chips
 from moejax.planning.estimate import estimate, verdict
-from moejax.planning.step import batch_shapes, compile_step, rows_per_chip
+from moejax.planning.step import compile_step, rows_per_chip
 from moejax.sharding.mesh import MeshSpec
 from moejax.tasks.classification import Classification
 from moejax.train.optimizers import Optimizer
@@ -45,7 +45,7 @@ def compiled(topology, capacity):
     task = Classification(model=spec)
     mesh = MESH.build(chips.devices(topology))
     program = Program(task, Optimizer(), Train(steps=10, mesh=MESH), seed=0, batch_size=BATCH, mesh=mesh)
-    return spec, compile_step(program, batch_shapes(spec, BATCH), rows=rows_per_chip(spec, BATCH, 8))
+    return spec, compile_step(program, task.batch_shapes(BATCH), rows=rows_per_chip(spec, BATCH, 8))
 
 
 @pytest.mark.slow

@@ -8,9 +8,10 @@ import pytest
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 from moejax.core.errors import SpecError
+from moejax.core.spec import build_method
 from moejax.sharding.constraints import constrain
 from moejax.sharding.mesh import AXIS_NAMES, MeshSpec
-from moejax.sharding.rules import Rules, param_specs, shardings, specs_like, split_fully
+from moejax.sharding.rules import LEAF_AXES, Rules, leaf_axes_of, param_specs, shardings, specs_like, split_fully
 from moejax.sharding.table import placed, table
 from tests.child_programs import output_of
 
@@ -136,7 +137,7 @@ import jax, jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from moejax.sharding.constraints import constrain
 from moejax.sharding.mesh import MeshSpec
-from moejax.sharding.rules import Rules, param_specs, shardings
+from moejax.sharding.rules import LEAF_AXES, Rules, leaf_axes_of, param_specs, shardings
 mesh = MeshSpec(data=-1, expert=2, model=2).build()
 assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "expert": 2, "model": 2}, mesh
 params = {"moe": {"experts": {"up": {"kernel": jnp.arange(4 * 4 * 8.0).reshape(4, 4, 8)}}}}
@@ -155,3 +156,19 @@ print("eight devices agree")
 
 def test_eight_devices():
     assert "eight devices agree" in output_of("-c", EIGHT)
+
+
+def test_tables_of_tokens_are_split_over_the_vocabulary():
+    params = {
+        "embedding": {"tokens": shape(8, 4)},
+        "blocks": {"00-01": {"attention": {"key": {"kernel": shape(2, 4, 4)}, "key_bias": shape(2, 4)}}},
+        "head": {"kernel": shape(4, 8)},
+    }
+    decoder = build_method("models", {"name": "decoder", "vocab_size": 8, "dim": 4, "depth": 2, "num_heads": 2,
+                                      "mlp_dim": 8, "max_length": 4})  # fmt: skip
+    specs = param_specs(params, Rules(), leaf_axes=leaf_axes_of(decoder))
+    assert specs["embedding"]["tokens"] == P("model") and specs["head"]["kernel"] == P(None, "model")
+    assert specs["blocks"]["00-01"]["attention"]["key"]["kernel"] == P(None, None, "model")
+    assert specs["blocks"]["00-01"]["attention"]["key_bias"] == P(None, "model")
+    assert param_specs(params, Rules(vocab=()), leaf_axes=leaf_axes_of(decoder))["head"]["kernel"] == P()
+    assert leaf_axes_of(None) == LEAF_AXES, "a classifier's head stays whole"

@@ -32,6 +32,14 @@ STEPS, BATCH = 20, 16
 
 
 def task_of(router, exchange):
+    if router == "language":
+        model = {
+            "name": "decoder", "vocab_size": 24, "dim": 16, "depth": 2, "num_heads": 4, "num_kv_heads": 2, "mlp_dim": 32,
+            "max_length": 8, "moe_layers": "last1", "attention_bias": "qkv",
+            "moe": {"router": ROUTERS["dropless"] | {"noise_std": 0.0}, "experts": {"name": "swiglu", "expert_dim": 32},
+                    "shared": {"name": "swiglu", "expert_dim": 16}, "shared_gate": True, "exchange": exchange},
+        }  # fmt: skip
+        return build_method("tasks", {"name": "language", "model": model})
     model = {
         "name": "vit", "image_size": 8, "patch_size": 4, "channels": 3, "dim": 16, "depth": 2, "num_heads": 2, "mlp_dim": 32,
         "num_classes": 5, "moe_layers": "last1",
@@ -40,9 +48,13 @@ def task_of(router, exchange):
     return build_method("tasks", {"name": "classification", "model": model})
 
 
-def batches():
+def batches(task):
     draw = np.random.default_rng(0)
     for _ in range(STEPS):
+        if hasattr(task.model, "vocab_size"):
+            tokens = draw.integers(0, 24, (BATCH, 9)).astype(np.int32)
+            yield {"tokens": tokens[:, :-1], "target": tokens[:, 1:]}
+            continue
         yield {
             "image": draw.normal(size=(BATCH, 8, 8, 3)).astype(np.float32),
             "label": draw.integers(0, 5, BATCH).astype(np.int32),
@@ -57,7 +69,7 @@ def train(task, mesh, devices, fsdp="params"):
     losses, kept = [], []
     with jax.set_mesh(program.mesh):
         state = program.init()
-        for batch in batches():
+        for batch in batches(task):
             state, metrics = program.step(state, program.place(batch))
             losses.append(float(metrics["total_loss"]))
             if not kept:

@@ -26,6 +26,7 @@ def rows_of(script, *arguments):
         ("dropless", "all_to_all", ("data=1,expert=4,model=2",)),
         ("expert_choice", "ring", (MIXED,)),
         ("soft", "constraints", (MIXED,)),
+        ("language", "all_to_all", ("data=2,expert=2,model=2", MIXED)),
     ],
 )
 def test_twenty_steps_equal_those_of_one_device(router, exchange, meshes):
