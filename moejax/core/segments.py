@@ -124,6 +124,19 @@ def split_segments(tree: Any) -> Any:
     return split
 
 
+def layer_names(name: str) -> list[str]:
+    """The leaf's name in each layer of its segment: 'blocks/00-01/norm/scale' -> 'blocks/00/norm/scale', 'blocks/01/...'.
+
+    A leaf that is not stacked has its own name alone. With it a tree that `split_segments` took apart is stacked again.
+    """
+    parts = name.split("/")
+    for i, part in enumerate(parts):
+        found = _NAME.fullmatch(part)
+        if found is not None and found[2] is not None:
+            return ["/".join([*parts[:i], f"{layer:02d}", *parts[i + 1 :]]) for layer in _layers_of(part)]
+    return [name]
+
+
 def _layers_of(name: str) -> range:
     found = _NAME.fullmatch(name)
     if found is None or found[3] == "0":
