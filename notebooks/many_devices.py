@@ -249,15 +249,16 @@ panels[2].legend()
 plt.show()
 
 # %% [markdown]
-# The numbers do not change with the way they are computed:
+# The outputs do not change with the place where they are computed:
 
 # %%
-alone = value_and_gradients(layer(None))(params, leaning_x)
+alone = layer(None).apply(params, state, leaning_x).tokens
+least_loaded = layer(None, name="least_loaded", min_rows=8, num_guests=2)
 with jax.set_mesh(mesh):
-    moved = jax.device_put(leaning_x, by_sequence)
-    spread = value_and_gradients(layer(None, name="least_loaded", min_rows=8, num_guests=2))(split_params, moved)
-print(f"least_loaded against one device: {difference(alone, spread):.1e}")
-assert difference(alone, spread) < 1e-5
+    spread = jax.jit(lambda params, x: least_loaded.apply(params, state, x).tokens)
+    found = spread(split_params, jax.device_put(leaning_x, by_sequence))
+print(f"least_loaded against one device: {difference(alone, found):.1e}")
+assert difference(alone, found) < 1e-4
 
 # %% [markdown]
 # ## More devices, more experts, the same work
