@@ -333,7 +333,8 @@ for one in find_runs(runs):
 #
 # The number and colour of a patch are the expert that it went to; striped patches found their expert full (only V-MoE's router has a capacity here). In our run the
 # trained router told the parts of a picture apart, and ours told pictures apart: the patches of one picture are alike by then, and go to one expert together. That is what the
-# nearest centre sees. What would you change? Taking the mean of each picture away from its tokens, before the distance, is one line.
+# nearest centre sees. An exercise: with `"group_size": None` a group is one picture, and `x - x.mean(axis=1, keepdims=True)` takes away what all its patches
+# share. (`causal` must be False then; the law above notices if you forget.)
 
 # %%
 rows = choose(data, "test", per_domain=1 if SMOKE else 3)
