@@ -230,7 +230,7 @@ for name, sizes in list(patterns.items())[: 1 if SMOKE else 3]:
 # ## What tiles cost
 #
 # Each border inside of a tile costs another visit. How much more than the useful work that is, depends on the rows of a tile and on how uneven groups are. Below are
-# 4096 rows and uneven groups (the largest of 32 has about 2.6 times the mean). Dashed is what padding to the largest group would cost.
+# 4096 rows in uneven groups. Dashed is what padding to the largest group would cost.
 
 # %%
 tiles = (32, 128, 512) if SMOKE else (16, 32, 64, 128, 256, 512, 1024)
