@@ -36,6 +36,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
+from moejax.evals import figure_style
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.lattice import Lattice
 from moejax.theory.polynomial_systems import r_bar
@@ -45,6 +46,10 @@ from moejax.theory.studies.modulus import Modulus
 from moejax.theory.studies.over_specified_softmax import OverSpecifiedSoftmax
 
 SMOKE = os.environ.get("MOEJAX_SMOKE", "") not in ("", "0")  # few and small samples, to test that this notebook runs
+plt.rcParams.update(figure_style.STYLE)
+plt.rcParams["axes.prop_cycle"] = plt.cycler(
+    color=["#0072b2", "#d55e00", "#009e73", "#cc79a7"]
+)  # safe for colour-blind readers
 
 # %% [markdown]
 # ## Two experts
@@ -63,7 +68,7 @@ grid = np.linspace(0, 1, 100)
 with jax.enable_x64(True):
     gates = np.exp(np.asarray(GaussianMoE().log_gates(jax.tree.map(jax.numpy.asarray, TRUTH), jax.numpy.asarray(grid))))
 
-figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
+figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
 left.plot(x, y, ".", color="#6b7785", markersize=3)
 for expert, colour in enumerate(("#d55e00", "#0072b2")):
     left.plot(grid, TRUTH["weight"][expert] * grid + TRUTH["bias"][expert], color=colour)
@@ -116,7 +121,7 @@ errors = {n: exact.errors(raw[str(n)]) for n in exact.sizes}
 found = rate({n: errors[n]["D1"] for n in exact.sizes})
 print(f"slope of D1: {found.slope:.2f}, 95 % interval [{found.interval[0]:.2f}, {found.interval[1]:.2f}]; theory: -0.5")
 
-figure, axes = plt.subplots(figsize=(6.5, 4))
+figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for name in ("D1", "weight 2", "bias 2", "variance 2"):
     axes.loglog(exact.sizes, [errors[n][name].mean() for n in exact.sizes], "o-", label=name)
 axes.loglog(exact.sizes, found.constant * np.array(exact.sizes) ** -0.5, "k:", label="slope -1/2")
@@ -145,7 +150,7 @@ for atoms in (1, 2) if SMOKE else (1, 2, 3):
 # %%
 modulus = Modulus(distances=(0.42, 0.3, 0.21)) if SMOKE else Modulus()
 moved = {part: modulus.estimates(part) for part in modulus.parts}
-figure, axes = plt.subplots(figsize=(6.5, 4))
+figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 for part, values in moved.items():
     exponent = modulus.exponents(values)[-1]
     axes.loglog(modulus.distances, np.sqrt(values["kl"]), "o-", label=f"{part.replace('-', ' ')}: {exponent:.2f}")
@@ -171,7 +176,7 @@ fits = {part: over.estimates(part) for part in over.parts}
 errors = {n: over.errors(fits[str(n)]) for n in over.sizes}
 parted = {n: over.in_location(fits[str(n)]) for n in over.sizes}
 
-figure, axes = plt.subplots(figsize=(6.5, 4))
+figure, axes = plt.subplots(figsize=(6.5, 4), layout="constrained")
 sizes = np.array(over.sizes, float)
 axes.loglog(sizes, [np.nanmedian(errors[n]["D2"]) for n in over.sizes], "o-", label="D2")
 shown = [n for n in over.sizes if np.isfinite(errors[n]["bias, split cell"][parted[n]]).any()]

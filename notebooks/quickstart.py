@@ -16,6 +16,9 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/moejax/moejax/blob/main/notebooks/quickstart.ipynb)
 #
+# In a mixture of experts a layer has several small networks, the *experts*, where another model has one. A *router* sends each piece of
+# the input, a *token*, to one or a few of them. The model has many parameters, and uses few of them at a time.
+#
 # We train a small vision transformer whose feed-forward layers are mixtures of experts, look at which expert processed which
 # part of which picture, and then swap the router by changing one entry of a dictionary. A CPU is enough.
 
@@ -36,6 +39,7 @@ import numpy as np
 
 from moejax.core.spec import build_method, build_spec
 from moejax.data import opening
+from moejax.evals import figure_style
 from moejax.evals.map_figures import draw_map_sheet, draw_samples, map_sheet_size
 from moejax.evals.map_sheets import choose, map_sheet, samples
 from moejax.train.checkpoints import load_run
@@ -44,6 +48,7 @@ from moejax.train.optimizers import Optimizer
 
 SMOKE = os.environ.get("MOEJAX_SMOKE", "") not in ("", "0")  # two tiny steps, to test that this notebook runs
 STEPS = 2 if SMOKE else 400
+plt.rcParams.update(figure_style.STYLE)
 
 # %% [markdown]
 # ## The pictures
@@ -190,4 +195,7 @@ for name, (_, _, _, row) in found.items():
 
 # %% [markdown]
 # Next: `router={"name": "merge"}` averages the experts' parameters instead of moving tokens; `"experts": {"name": "swiglu", ...}`
-# changes what an expert is; `CONTRIBUTING.md` writes a router of your own in one file.
+# changes what an expert is. Other notebooks: [write a router of your own](https://colab.research.google.com/github/moejax/moejax/blob/main/notebooks/your_own_router.ipynb),
+# [make a trained model smaller](https://colab.research.google.com/github/moejax/moejax/blob/main/notebooks/smaller_experts.ipynb),
+# [draw pictures](https://colab.research.google.com/github/moejax/moejax/blob/main/notebooks/dit_moe.ipynb),
+# [use many devices](https://colab.research.google.com/github/moejax/moejax/blob/main/notebooks/many_devices.ipynb).

@@ -42,6 +42,7 @@ from moejax.compress.weights import find, materialise
 from moejax.core.segments import split_segments
 from moejax.core.spec import build_method, build_spec
 from moejax.data import opening
+from moejax.evals import figure_style
 from moejax.evals.compression_cells import kernel_errors
 from moejax.evals.vision_subject import VisionSubject
 from moejax.train.checkpoints import load_run
@@ -51,6 +52,7 @@ from moejax.train.optimizers import Optimizer
 SMOKE = os.environ.get("MOEJAX_SMOKE", "") not in ("", "0")  # two tiny steps, to test that this notebook runs
 STEPS = 2 if SMOKE else 400
 EXPERTS = 4 if SMOKE else 8
+plt.rcParams.update(figure_style.STYLE)
 
 # %% [markdown]
 # ## A trained model
@@ -135,9 +137,9 @@ figure, axes = plt.subplots(1, len(weights), figsize=(3.5 * len(weights), 3), la
 for axis, (name, weight) in zip(axes, weights.items(), strict=True):
     busiest = int(np.argmax(collected.statistics[name].count))
     kernel, own = weight.matrix(busiest), collected.statistics[name].expert(busiest)
-    for label, method in (("kernel", Svd()), ("kernel and data", SvdLlm())):
+    for label, method, line in (("kernel", Svd(), "#0072b2"), ("kernel and data", SvdLlm(), "#d55e00")):
         energy = np.cumsum(method.factorise(kernel, own).spectrum ** 2)
-        axis.plot(np.arange(1, len(energy) + 1), energy / energy[-1], label=label)
+        axis.plot(np.arange(1, len(energy) + 1), energy / energy[-1], color=line, label=label)
     axis.set(title=f"{name.removeprefix('blocks/')}, expert {busiest}", xlabel="rank")
     axis.grid(alpha=0.3)
 axes[0].set_ylabel("part of the squares that is kept")
@@ -151,7 +153,7 @@ plt.show()
 # kernel but merges experts whose outputs point the same way. A budget of 0.5 leaves half of the experts' parameters.
 
 # %%
-METHODS = ("svd", "svd_llm", "sub_moe")
+METHODS = {"svd": ("#0072b2", "o"), "svd_llm": ("#d55e00", "s"), "sub_moe": ("#009e73", "^")}  # colours and markers
 BUDGETS = (0.5,) if SMOKE else (0.75, 0.5, 0.25)
 found, dense = {}, {}
 for method in METHODS:
@@ -193,7 +195,9 @@ for offset, method in enumerate(METHODS):
     errors = kernel_errors(subject, dense[method, 0.5], collected.statistics)
     for axis, kind in zip(axes, ("plain_error", "data_error"), strict=True):
         height = [errors[name][kind] for name in names]
-        axis.bar(np.arange(len(names)) + 0.25 * (offset - 1), height, width=0.25, label=method)
+        axis.bar(
+            np.arange(len(names)) + 0.25 * (offset - 1), height, width=0.25, color=METHODS[method][0], label=method
+        )
 for axis, title in zip(axes, ("error of the kernels", "error of their outputs"), strict=True):
     axis.set(title=f"{title}, half of the parameters", ylim=(0, 1))
     axis.set_xticks(np.arange(len(names)), [name.removeprefix("blocks/").replace("moe/experts/", "") for name in names])
@@ -213,7 +217,8 @@ figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
 for method in METHODS:
     accuracy = [subject.quality(dense[method, budget])["accuracy"] for budget in BUDGETS]
     share = [found[method, budget].report.after / found[method, budget].report.before for budget in BUDGETS]
-    axis.plot(100 * np.asarray(share), 100 * np.asarray(accuracy), marker="o", label=method)
+    colour, marker = METHODS[method]
+    axis.plot(100 * np.asarray(share), 100 * np.asarray(accuracy), color=colour, marker=marker, label=method)
     assert np.all(np.isfinite(accuracy)) and np.all(np.asarray(share) <= np.asarray(BUDGETS))
 axis.axhline(100 * before, color="black", linewidth=1, label="before")
 axis.set(xlabel="parameters of the experts that are left [%]", ylabel="accuracy [%]")

@@ -1,7 +1,8 @@
 """From config to frozen spec. The folder is the registry: `name='soft'` in room `routing` means `moejax/routing/soft.py`.
 
 A method file ends with `EXAMPLES`, a tuple of small specs of one class; that class is the method. A spec field made
-with `method(room)` takes a nested config with a `name`; a field whose type is a dataclass takes a nested config.
+with `method(room)` takes a nested config with a `name`, or an instance; a field whose type is a dataclass takes a nested
+config. A name with a colon, 'package.module:Class', is a class outside of this package: a router of your own, say.
 Nothing below this border sees a ConfigDict.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from moejax.core.errors import SpecError, did_you_mean
+from moejax.core.own_classes import check_contract, class_elsewhere, is_elsewhere
 
 Config = Any  # a mapping from field to value: a dict, or a ConfigDict (which is no collections.abc.Mapping)
 
@@ -44,7 +46,8 @@ def examples(room: str) -> list[tuple[str, Any]]:
 def build_method(room: str, config: Config | str, *, path: str = "config") -> Any:
     """The method of `room` that `config['name']` names, with the other keys as its fields.
 
-    Raises SpecError for an unknown name or field, naming the nearest allowed one.
+    A name 'package.module:Class' is imported from where it says. Raises SpecError for an unknown name or field, naming the
+    nearest allowed one.
     """
     if isinstance(config, str):
         config = {"name": config}
@@ -52,6 +55,8 @@ def build_method(room: str, config: Config | str, *, path: str = "config") -> An
     if "name" not in fields:
         raise SpecError(f"{path} needs a 'name'.{did_you_mean('', methods(room))}")
     name = fields.pop("name")
+    if is_elsewhere(name):
+        return build_spec(class_elsewhere(name, path=path), fields, path=path)
     known = methods(room)
     if name not in known:
         raise SpecError(f"{path}.name={name!r} is no method of moejax/{room}.{did_you_mean(name, known)}")
@@ -87,8 +92,8 @@ def _build_value(field: dataclasses.Field, hint: Any, value: Any, *, path: str) 
         if value is None and type(None) in typing.get_args(hint):
             return None
         if is_config or isinstance(value, str):
-            return build_method(field.metadata["room"], value, path=path)
-        return value
+            value = build_method(field.metadata["room"], value, path=path)
+        return check_contract(hint, value, path=path)
     nested = [h for h in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(h)]
     if is_config and nested:
         return build_spec(typing.cast(type, nested[0]), value, path=path)
