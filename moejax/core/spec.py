@@ -86,6 +86,27 @@ def build_spec(cls: type, config: Config, *, path: str = "config") -> Any:
     return cls(**values)
 
 
+def as_config(spec: Any) -> dict[str, Any]:
+    """The config that `build_spec` makes `spec` from: every field said, plain values, tuples as lists. Source: ours."""
+    found = {}
+    for field in dataclasses.fields(spec):
+        if field.init:
+            found[field.name] = _plain(getattr(spec, field.name), field.metadata.get("room"))
+    return found
+
+
+def _plain(value: Any, room: str | None = None) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    if room is None:
+        return as_config(value)
+    cls, stem = type(value), type(value).__module__.rpartition(".")[2]
+    name = stem if methods(room).get(stem) is cls else f"{cls.__module__}:{cls.__qualname__}"
+    return {"name": name, **as_config(value)}
+
+
 def _build_value(field: dataclasses.Field, hint: Any, value: Any, *, path: str) -> Any:
     is_config = isinstance(value, Mapping) or hasattr(value, "to_dict")
     if "room" in field.metadata:

@@ -1,13 +1,14 @@
 """Config -> spec: nested specs, methods by file name, and errors that teach the fix."""
 
 import dataclasses
+import json
 from typing import Literal
 
 import pytest
 from ml_collections import ConfigDict
 
 from moejax.core.errors import SpecError
-from moejax.core.spec import build_method, build_spec, check_type, method, methods
+from moejax.core.spec import as_config, build_method, build_spec, check_type, method, methods
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,16 @@ def test_nested_configs_become_nested_specs() -> None:
     assert spec.rate == 1.0 and isinstance(spec.rate, float)
     assert spec.router == methods("routing")["top_k"](num_experts=4)
     hash(spec)
+
+
+def test_a_spec_gives_the_config_that_it_is_built_from() -> None:
+    config = {"dim": 4, "layers": [1, 3], "inner": {"rank": 7}, "router": {"name": "top_k", "num_experts": 4}}
+    spec = build_spec(Outer, config)
+    told = as_config(spec)
+    assert told["layers"] == [1, 3] and told["inner"] == {"rank": 7} and told["rate"] == 0.0
+    assert told["router"]["name"] == "top_k" and told["router"]["num_selected_experts"] == 1
+    assert build_spec(Outer, json.loads(json.dumps(told))) == spec
+    assert as_config(build_spec(Outer, {"dim": 1}))["router"] is None
 
 
 @pytest.mark.parametrize(
