@@ -51,9 +51,8 @@ def run(words: list[str]) -> None:
 
 
 def start(found: Program, arguments: Sequence[str]) -> None:
-    """Runs a main in this process, with its neighbours on the path, under the name that was typed."""
-    given = with_config_files(arguments, flags_of(found.path))
-    sys.argv = [f"moejax {found.name}", *given]
+    """Runs a main in this process, as `python FILE ARGUMENTS...` would."""
+    sys.argv = [str(found.path), *with_config_files(arguments, flags_of(found.path))]
     sys.path.insert(0, str(found.path.parent))
     runpy.run_path(str(found.path), run_name="__main__")
 

@@ -8,6 +8,8 @@ from moejax.command_line import programs
 MAIN = '''"""Says {name}, whatever happens. More of it.
 
   python experiments/{name}.py --count 3 --config configs/toy/one.py:smoke
+
+Exit code 0.
 """
 
 import sys

@@ -72,7 +72,7 @@ def test_lines_are_cut_to_a_terminal_alone(capsys, monkeypatch):
     ("text", "first"),
     [
         ("One. Two.", "One."),
-        ("After Nguyen et al. 2024, and al. More", "After Nguyen et al. 2024, and al."),
+        ("After Nguyen et al. 2024. More", "After Nguyen et al. 2024."),
         ("Takes 0.5 of it.\nNext one.", "Takes 0.5 of it."),
         ("No end\n\nAnother.", "No end"),
     ],
