@@ -47,7 +47,10 @@ def read(path: str | Path, *, model: Mapping[str, Any] | None = None) -> Foreign
             raise
         raise SpecError(f"the metadata of {path} are broken ({type(error).__name__}: {error}).") from error
     params, state = (
-        fill(abstract(structure[part]), {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")})
+        fill(
+            abstract(structure[part]),
+            {n.removeprefix(f"{part}/"): t for n, t in tensors.items() if n.startswith(f"{part}/")},
+        )
         for part in ("params", "state")
     )
     return Foreign(model=overridden(config, model), params=params, state=state, notes=notes, step=step)

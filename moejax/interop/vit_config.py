@@ -77,7 +77,9 @@ def _heads(tensors: Mapping[str, Any], dialect: Dialect, dim: int, given: Mappin
     if len(shape) == 3:
         return shape[1]
     if "num_heads" not in given:
-        raise SpecError(f"{name!r} has shape {list(shape)}, heads merged; give model num_heads=..., a divisor of {dim}.")
+        raise SpecError(
+            f"{name!r} has shape {list(shape)}, heads merged; give model num_heads=..., a divisor of {dim}."
+        )
     return given["num_heads"]
 
 
@@ -100,7 +102,9 @@ def _positions(
     for patches in (length - 1, length) if pooling == "cls" else (length,):
         if math.isqrt(patches) ** 2 == patches > 0:
             return {"positions": "learned", "image_size": math.isqrt(patches) * patch_size}
-    raise SpecError(f"{dialect.positions!r} has {length} entries, which is no square of patches (with a class token or not).")
+    raise SpecError(
+        f"{dialect.positions!r} has {length} entries, which is no square of patches (with a class token or not)."
+    )
 
 
 def _experts(

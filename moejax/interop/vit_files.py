@@ -116,9 +116,7 @@ def _unstacked(arrays: dict[str, np.ndarray], dialects: Sequence[Dialect]) -> di
     return found
 
 
-def _usual_positions(
-    tensors: dict[str, np.ndarray], dialect: Dialect
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def _usual_positions(tensors: dict[str, np.ndarray], dialect: Dialect) -> tuple[dict[str, np.ndarray], list[str]]:
     """The table of positions under the dialect's own name, wherever its history had it."""
     places = ("pos_embedding", f"{dialect.encoder}/pos_embedding", f"{dialect.encoder}/posembed_input/pos_embedding")
     for place in places:
@@ -133,4 +131,6 @@ def _others(names: Sequence[str]) -> list[str]:
         return []
     counts = Counter(name.partition("/")[0] for name in names)
     told = ", ".join(f"{folder}: {count}" for folder, count in sorted(counts.items()))
-    return [f"{len(names)} arrays beside the model were left out, the optimiser's among them where there is one ({told})"]
+    return [
+        f"{len(names)} arrays beside the model were left out, the optimiser's among them where there is one ({told})"
+    ]

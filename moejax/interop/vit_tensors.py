@@ -92,7 +92,9 @@ def tensors_from(params: Any, model: VisionTransformer, dialect: Dialect) -> dic
     leaves = flatten(split_segments(params))
     absent = sorted({entry.places[0] for entry in entries} - leaves.keys())
     if absent:
-        raise SpecError(f"these leaves are not in the parameters: {', '.join(absent)}; compressed ones have no such format.")
+        raise SpecError(
+            f"these leaves are not in the parameters: {', '.join(absent)}; compressed ones have no such format."
+        )
     tensors = {e.name: np.asarray(leaves[e.places[0]]).reshape(e.shape) for e in entries}
     if model.pooling == "cls" and not dialect.class_position and dialect.positions in tensors:
         positions = tensors[dialect.positions]

@@ -2,7 +2,7 @@
 
 Names are those of single layers ('blocks/03/moe/router/kernel'), however either side stacks them. A leaf that no rule names is
 loaded. A rule is a name ('fresh') or {'name': 'copy_experts', 'noise_std': 0.01}; every match is logged and returned.
-  load               the source's leaf, of the same shape; source: its name, with the groups of the regex ('\\1'), where it is another
+  load               the source's leaf, of the same shape; source: its name, with its groups as in `re`, where it is another
   fresh, zeros       as the target initialises it (a new head); zeros
   resize_positions   a learned table of positions, brought to the target's grid; the class token's entry is kept
   copy_experts       every expert of 'moe/experts/...' is the layer's 'feed_forward/...', with noise or exactly
@@ -201,7 +201,9 @@ def transfer(
         more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise SpecError(f"{len(wrong)} leaves do not fit:\n  " + "\n  ".join(wrong[:20]) + more + "\nName them in a rule: "
                         f"({', '.join(RULES)}), such as ('^head', 'fresh').")  # fmt: skip
-    return map_with_names(lambda name, _: _stacked([leaves[each] for each in layer_names(name)], name), target), tuple(log)
+    return map_with_names(lambda name, _: _stacked([leaves[each] for each in layer_names(name)], name), target), tuple(
+        log
+    )
 
 
 def split_leaves(leaves: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,7 +247,9 @@ def resize_positions(
 
 def _dense_name(name: str) -> str:
     if "/moe/experts/" not in name:
-        raise SpecError(f"{name} is no leaf of a bank of experts ('.../moe/experts/...'), so no MLP can be copied there.")
+        raise SpecError(
+            f"{name} is no leaf of a bank of experts ('.../moe/experts/...'), so no MLP can be copied there."
+        )
     return name.replace("/moe/experts/", "/feed_forward/")
 
 

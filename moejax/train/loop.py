@@ -19,9 +19,9 @@ from tqdm import tqdm
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.processes import is_writer
 from moejax.sharding.table import placed, table
-from moejax.train.checkpoints import Checkpoints, read_run
+from moejax.train.checkpoints import Checkpoints
 from moejax.train.evaluation import build_evaluator
-from moejax.train.initialise import initialise_from
+from moejax.train.initialise import initialise_from, read_source
 from moejax.train.optimizers import Optimizer
 from moejax.train.prefetch import Prefetch
 from moejax.train.program import Program
@@ -151,14 +151,14 @@ class _Loop:
                 say(f"  the config has changed since: {line}")
             return jax.device_put(fill(self.template, restored.leaves), self.program.shardings), progress
         # Read before anything is compiled, so that a source that does not fit says so at once.
-        source = None if self.spec.init_from is None else read_run(self.spec.init_from, self.spec.init_which)
+        spec = self.spec
+        source = None if spec.init_from is None else read_source(spec.init_from, spec.init_which)
+        how: dict[str, Any] = {"reinitialise": spec.reinitialise, "rules": spec.init_rules}
         if source is not None:
-            initialise_from(self.template.params, self.template.state, source, reinitialise=self.spec.reinitialise)
+            initialise_from(self.template.params, self.template.state, source, **how)
         state = self.program.init()
         if source is not None:
-            params, model_state = initialise_from(
-                state.params, state.state, source, reinitialise=self.spec.reinitialise
-            )
+            params, model_state = initialise_from(state.params, state.state, source, **how)
             copies = jax.tree.map(np.array, params) if state.ema is not None else None
             state = jax.device_put(
                 dataclasses.replace(state, params=params, state=model_state, ema=copies), self.program.shardings

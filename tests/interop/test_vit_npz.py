@@ -18,7 +18,12 @@ official = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(official)
 
 PICTURES = np.random.default_rng(8).normal(size=(2, 8, 8, 3)).astype(np.float32)
-CASES = [("vision_transformer", "cls", 6), ("big_vision", "cls", None), ("big_vision", "map", None), ("big_vision", "avg", 8)]
+CASES = [
+    ("vision_transformer", "cls", 6),
+    ("big_vision", "cls", None),
+    ("big_vision", "map", None),
+    ("big_vision", "avg", 8),
+]
 
 
 def logits(foreign):
@@ -38,9 +43,7 @@ def test_equals_the_published_forward_pass_and_goes_back_exactly(kind, pool, pre
     written = save(tmp_path / "theirs.npz", kind, tensors)
     foreign = vit_npz.read(tmp_path / "theirs.npz")
     assert foreign.model["pooling"] == pool and foreign.model["representation_size"] == pre_logits
-    np.testing.assert_allclose(
-        logits(foreign), official.forward(tensors, PICTURES, kind=kind), atol=1e-5, rtol=1e-5
-    )
+    np.testing.assert_allclose(logits(foreign), official.forward(tensors, PICTURES, kind=kind), atol=1e-5, rtol=1e-5)
     vit_npz.write(foreign, tmp_path / "ours.npz", naming=kind)
     again = read_npz(tmp_path / "ours.npz")
     assert again.keys() == written.keys()

@@ -185,7 +185,7 @@ def test_an_index_that_leaves_a_part_out(tmp_path):
 
 @pytest.mark.parametrize("ext", [9, 1])
 def test_other_extension_types_and_objects_are_refused(ext, tmp_path):
-    data = msgpack.packb((2, ), use_bin_type=True) if ext == 9 else msgpack.packb(((2,), "object", b"\0" * 16))
+    data = msgpack.packb((2,), use_bin_type=True) if ext == 9 else msgpack.packb(((2,), "object", b"\0" * 16))
     (tmp_path / "odd.msgpack").write_bytes(msgpack.packb({"params": msgpack.ExtType(ext, data)}))
     with pytest.raises(SpecError, match="extension type 9" if ext == 9 else "dtype 'object'"):
         vmoe.read(tmp_path / "odd.msgpack")
