@@ -81,7 +81,7 @@ def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
     """The inverse, for dicts and lists; what is no array or number is left out."""
-    if isinstance(tree, Mapping) or isinstance(tree, list | tuple):
+    if isinstance(tree, Mapping | list | tuple):
         items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         return {n: a for key, child in items for n, a in flat(child, f"{path}/{key}" if path else str(key)).items()}
     return {path: np.asarray(tree)} if isinstance(tree, np.ndarray | np.generic | int | float) else {}

@@ -2,7 +2,7 @@
 
 Names are those of single layers ('blocks/03/moe/router/kernel'), however either side stacks them. A leaf that no rule names is
 loaded. A rule is a name ('fresh') or {'name': 'copy_experts', 'noise_std': 0.01}; every match is logged and returned.
-  load               the source's leaf, of the same shape; source: its name, with its groups as in `re`, where it is another
+  load               the source's leaf, of the same shape; source: its name there, where it is another (a template with the regex's groups)
   fresh, zeros       as the target initialises it (a new head); zeros
   resize_positions   a learned table of positions, brought to the target's grid; the class token's entry is kept
   copy_experts       every expert of 'moe/experts/...' is the layer's 'feed_forward/...', with noise or exactly
