@@ -108,11 +108,11 @@ def convert() -> None:
     for flag in (_FROM, _TO, _INPUT, _OUTPUT):
         if flag.value is None:
             raise SpecError(f"--{flag.name} is needed; --list names the formats.")
-    source, sink = format_named(_FROM.value, known), format_named(_TO.value, known, does="write")
+    source, sink = format_named(str(_FROM.value), known), format_named(str(_TO.value), known, does="write")
     reading, writing = options(_READ.value, "read"), options(_WRITE.value, "write")
     check_options(source.read, reading, what=f"--read of {_FROM.value}")
     check_options(sink.write, writing, what=f"--write to {_TO.value}")
-    output = Path(_OUTPUT.value)
+    output = Path(str(_OUTPUT.value))
     if any(place.exists() for place in (output, Path(f"{output}.index"))):
         raise SpecError(f"--output {output} exists; nothing is overwritten.")
     rules, target = read_rules(_RULES.value), settings(_TARGET.value, "target")

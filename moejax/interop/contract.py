@@ -86,11 +86,12 @@ def overridden(deduced: Mapping[str, Any], given: Mapping[str, Any] | None) -> d
     found = dict(deduced)
     for key, value in (given or {}).items():
         old = found.get(key)
-        nested = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if nested and value.get("name", old.get("name")) == old.get("name"):
+        if not isinstance(value, Mapping):
+            found[key] = value
+        elif isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name"):
             found[key] = overridden(old, value)
         else:
-            found[key] = dict(value) if isinstance(value, Mapping) else value
+            found[key] = dict(value)
     return found
 
 

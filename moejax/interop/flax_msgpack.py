@@ -22,7 +22,23 @@ Box = tuple[tuple[int, int], ...]
 
 CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 DTYPES = frozenset(
-    ["bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64", "bfloat16", "complex64", "complex128"]
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "complex64",
+        "complex128",
+    ]
 )
 MAX_CHUNK = 2**30  # bytes of one msgpack object, as Flax has it
 

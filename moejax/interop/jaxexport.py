@@ -24,6 +24,7 @@ from moejax.core.tree import flatten
 from moejax.interop.contract import Foreign, plain
 
 FORMAT = "a compiled forward pass (jax.export), callable without our code; written only"
+UNEXPORTABLE = (jax.errors.JAXTypeError, jax.errors.JAXIndexError, jax.errors.InconclusiveDimensionOperation)
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -57,7 +58,7 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
     images = jax.ShapeDtypeStruct((size, *picture), jnp.float32)
     try:
         exported = jax.export.export(jax.jit(forward), platforms=own)(shapes, images)
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError, ValueError, TypeError, NotImplementedError) as error:
+    except (*UNEXPORTABLE, ValueError, TypeError, NotImplementedError) as error:
         raise SpecError(
             f"the forward pass cannot be exported for batch={batch} ({str(error).splitlines()[0][:200]}). With batch='any' give a number, "
             "such as batch=8, of whole groups."

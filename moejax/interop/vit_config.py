@@ -113,7 +113,7 @@ def _experts(
     layers = [i for i in range(depth) if f"{_block(dialect, i)}/Moe/Mlp/Dense_0/bias" in tensors]
     if not dialect.experts or not layers:
         return {}, []
-    kinds = {}
+    kinds: dict[tuple[int, int, int], list[int]] = {}
     for i in layers:
         moe = f"{_block(dialect, i)}/Moe"
         number, width = _shape(tensors, f"{moe}/Mlp/Dense_0/bias", 2)
@@ -134,5 +134,5 @@ def _experts(
             notes += [_ASSUMED.format(what=w, name=n, value=v) for n, (w, v) in assumed.items() if n not in own]
     if "group_size" not in dict(given.get("moe") or {}):
         notes.append(_ASSUMED.format(what="the group size", name="group_size", value="None, one picture,"))
-    moe = {"router": router, "experts": {"name": "mlp", "expert_dim": width}}
-    return {"moe": moe, "moe_layers": layers}, notes
+    config = {"router": router, "experts": {"name": "mlp", "expert_dim": width}}
+    return {"moe": config, "moe_layers": layers}, notes

@@ -106,7 +106,7 @@ def _tree(
 
 def _unstacked(arrays: dict[str, np.ndarray], dialects: Sequence[Dialect]) -> dict[str, np.ndarray]:
     """Scanned blocks as single ones."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         head, middle, rest = name.partition("/encoderblock/")
         if middle and head in {dialect.encoder for dialect in dialects}:

@@ -35,17 +35,22 @@ from moejax.core.tree import flatten, map_with_names, match_rules
 
 @dataclasses.dataclass(frozen=True)
 class Leaf:
-    """What a rule sees: the target's leaf `name` with its fresh value (or shape), and the source's leaves by name."""
+    """What a rule sees: the target's leaf `name` with its fresh value (or shape), and the source's leaves by name.
+
+    used: names of the source's leaves that some rule took.
+    """
 
     name: str
     fresh: Any
     source: Mapping[str, Any]
     key: PRNGKeyArray
+    used: set[str]
 
     def taken(self, name: str) -> np.ndarray:
         """The source's leaf `name`. Raises SpecError when there is none."""
         if name not in self.source:
             raise SpecError(f"{self.name}: the source has no leaf {name!r}.{_near(name, self.source)}")
+        self.used.add(name)
         return np.asarray(self.source[name])
 
 
@@ -176,7 +181,8 @@ def build_rules(rules: Sequence[Any]) -> tuple[tuple[str, Any], ...]:
 def transfer(
     source: Mapping[str, Any], target: Any, rules: Sequence[Any], key: PRNGKeyArray
 ) -> tuple[Any, tuple[str, ...]]:
-    """The tree `target` with the leaves that the rules say, and one line per leaf that a rule named.
+    """The tree `target` with the leaves that the rules say, and one line per leaf that a rule named, and per leaf of the source that
+    none took.
 
     source: leaves by name, stacked or not. target: fresh parameters (or their shapes: then it is a check that computes what
     needs no fresh value). Raises SpecError naming every leaf that does not fit, and a pattern that names no leaf.
@@ -184,11 +190,11 @@ def transfer(
     given, fresh = split_leaves(source), split_leaves(flatten(target))
     chosen = match_rules(build_rules(rules), fresh, default=Load(), what="rules")
     patterns = [(pattern, re.compile(pattern)) for pattern, _ in rules]
-    leaves, wrong, log = {}, [], []
+    leaves, wrong, log, used = {}, [], [], set[str]()
     for name, leaf in fresh.items():
         hit = next(((p, m) for p, c in patterns if (m := c.search(name))), None)
         try:
-            found = chosen[name].apply(Leaf(name, leaf, given, key), hit[1] if hit else None)
+            found = chosen[name].apply(Leaf(name, leaf, given, key, used), hit[1] if hit else None)
         except SpecError as error:
             wrong.append(str(error))
             continue
@@ -197,6 +203,7 @@ def transfer(
         leaves[name] = found.astype(leaf.dtype) if isinstance(found, np.ndarray) else found
         if hit:
             log.append(f"{name} matches {hit[0]!r} -> {chosen[name]}")
+    log += [f"{name} of the source is not used" for name in given if name not in used]
     if wrong:
         more = f"\n  and {len(wrong) - 20} more" if len(wrong) > 20 else ""
         raise SpecError(f"{len(wrong)} leaves do not fit:\n  " + "\n  ".join(wrong[:20]) + more + "\nName them in a rule: "

@@ -99,7 +99,12 @@ def test_the_first_match_wins_and_stacks_do_not_matter():
     found, log = transfer(flatten(source), target, rules, jax.random.key(0))
     np.testing.assert_array_equal(found["blocks"]["00"]["a"], [0, 0])
     np.testing.assert_array_equal(found["blocks"]["01"]["a"], [9, 9])
-    assert [line.split(" matches ")[0] for line in log] == ["blocks/00/a", "blocks/01/a", "head"]
+    assert [line.split(" matches ")[0] for line in log] == [
+        "blocks/00/a",
+        "blocks/01/a",
+        "head",
+        *(f"{name} of the source is not used" for name in ("blocks/00/a", "blocks/01/a", "head")),
+    ]
     loaded, _ = transfer(flatten(source), target, [("^head", "fresh")], jax.random.key(0))
     np.testing.assert_array_equal(loaded["blocks"]["01"]["a"], [2, 3])
     again, _ = transfer(flatten(loaded), {**source, "head": np.zeros(5)}, [], jax.random.key(0))
