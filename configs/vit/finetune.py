@@ -61,6 +61,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "init_from": None if args.source is None else str(args.source),
         "init_which": "best",
         "reinitialise": () if args.source is None else ("^head",),
+        "init_rules": (),
     }
     if args.smoke:
         config.data.update(batch_size=8, eval_batch_size=32, max_examples=64)

@@ -96,6 +96,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "keep_best": 1,
         "test_with": "last",
         "init_from": config_dict.placeholder(str),  # so that the command line can give it
+        "init_rules": (),
         "reinitialise": (),
     }
     return shrink(config) if args.smoke else config

@@ -1,1 +1,1 @@
-"""Readers of foreign checkpoints."""
+"""Foreign checkpoints, read and written: a file is a format (contract.py), the others are what formats share."""

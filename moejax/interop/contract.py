@@ -6,7 +6,7 @@ The folder is the registry: `--from vmoe` means `moejax/interop/vmoe.py`. A form
     def read(path, *, model=None, <own options>) -> Foreign
     def write(foreign, path, *, <own options>) -> None
 
-Options are keyword arguments with defaults; those of the command line arrive as strings. A file without FORMAT is no format.
+A format may lack one of the two. Options are keyword arguments with defaults; those of the command line arrive as strings. A file without FORMAT is no format.
 Source: ours.
 """
 
@@ -43,6 +43,7 @@ class Foreign:
     state: Any
     notes: tuple[str, ...] = ()
     step: int = 0
+    run: Mapping[str, Any] | None = None
 
     @property
     def spec(self) -> Any:
@@ -53,15 +54,17 @@ class Foreign:
 def formats() -> dict[str, types.ModuleType]:
     """Every format of this folder by name."""
     package = importlib.import_module("moejax.interop")
-    modules = {m.name: importlib.import_module(f"moejax.interop.{m.name}") for m in pkgutil.iter_modules(package.__path__)}
+    modules = {
+        m.name: importlib.import_module(f"moejax.interop.{m.name}") for m in pkgutil.iter_modules(package.__path__)
+    }
     return {name: module for name, module in modules.items() if hasattr(module, "FORMAT")}
 
 
-def format_named(name: str, known: Mapping[str, Any], *, writes: bool = False) -> Any:
-    """The format called `name`. Raises SpecError for an unknown one, and for one that cannot be written if `writes`."""
-    usable = {key: module for key, module in known.items() if hasattr(module, "write") or not writes}
+def format_named(name: str, known: Mapping[str, Any], *, does: str = "read") -> Any:
+    """The format called `name`. Raises SpecError for an unknown one, and for one that lacks `does`: 'read' or 'write'."""
+    usable = {key: module for key, module in known.items() if hasattr(module, does)}
     if name not in usable:
-        what = "can only be read" if name in known else "is no format of moejax/interop"
+        what = f"has no way to {does}" if name in known else "is no format of moejax/interop"
         raise SpecError(f"{name!r} {what}.{did_you_mean(name, usable)}")
     return usable[name]
 
@@ -83,11 +86,12 @@ def overridden(deduced: Mapping[str, Any], given: Mapping[str, Any] | None) -> d
     found = dict(deduced)
     for key, value in (given or {}).items():
         old = found.get(key)
-        nested = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if nested and value.get("name", old.get("name")) == old.get("name"):
+        if not isinstance(value, Mapping):
+            found[key] = value
+        elif isinstance(old, Mapping) and value.get("name", old.get("name")) == old.get("name"):
             found[key] = overridden(old, value)
         else:
-            found[key] = dict(value) if isinstance(value, Mapping) else value
+            found[key] = dict(value)
     return found
 
 

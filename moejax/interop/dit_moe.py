@@ -16,14 +16,35 @@ from safetensors.numpy import save_file
 
 from moejax.core.errors import SpecError
 from moejax.core.segments import segments, split_segments
+from moejax.core.spec import build_method
 from moejax.core.tree import flatten
+from moejax.interop.contract import Foreign, plain
 from moejax.interop.named_tensors import Entry, Layout, check, fill, read_safetensors, to_leaves, to_tensors
 from moejax.interop.torch_files import SUFFIXES, read_torch, write_torch
 from moejax.models.dit import DiffusionTransformer
 
+FORMAT = "released DiT-MoE and DiT: .pt, .pth or .safetensors; the model is to be given (its config, name 'dit')"
 PLAIN_ATTENTION = {"Wqkv": "qkv", "out_proj": "proj"}
 GATED = {"gate_proj": "gate", "up_proj": "up", "down_proj": "down"}
 POSITIONS_TOLERANCE = 5e-3  # what bfloat16 leaves of a sine
+
+
+def read(path: str | Path, *, model: Mapping[str, Any] | None = None, which: str = "ema") -> Foreign:
+    """The model given, whose config the tensors alone do not tell, with its parameters; which: as in `load_params`.
+
+    Raises SpecError without a model, and as `load_params` does.
+    """
+    if not model:
+        raise SpecError("a state dict of DiT-MoE does not tell heads, labels and K: give the model's whole config.")
+    config = plain({"name": "dit", **model})
+    spec = build_method("models", config, path="model")
+    state = jax.jit(lambda key: spec.init(key)[1])(jax.random.key(0))
+    return Foreign(model=config, params=load_params(path, spec, which=which), state=state)
+
+
+def write(foreign: Foreign, path: str | Path) -> None:
+    """Writes the state dict; the suffix says the format. Raises SpecError for a model that no released state dict holds."""
+    save_params(foreign.params, foreign.spec, path)
 
 
 def load_params(path: str | Path, model: DiffusionTransformer, *, which: str = "ema") -> dict[str, Any]:

@@ -22,7 +22,23 @@ Box = tuple[tuple[int, int], ...]
 
 CHUNKS_KEY = "__msgpack_array_chunk_a87ca2__"
 DTYPES = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64 bfloat16 complex64 complex128".split()
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+        "bfloat16",
+        "complex64",
+        "complex128",
+    ]
 )
 MAX_CHUNK = 2**30  # bytes of one msgpack object, as Flax has it
 
@@ -51,7 +67,9 @@ def read_msgpack(path: str | Path) -> Any:
     except SpecError as error:
         raise SpecError(f"{path}: {error}") from error
     except (ValueError, TypeError, KeyError, msgpack.exceptions.UnpackException) as error:
-        raise SpecError(f"{path} ({len(data)} bytes) is truncated or no msgpack ({type(error).__name__}: {error}).") from error
+        raise SpecError(
+            f"{path} ({len(data)} bytes) is truncated or no msgpack ({type(error).__name__}: {error})."
+        ) from error
     return _whole(found)
 
 
@@ -122,7 +140,9 @@ def _array(data: bytes) -> np.ndarray:
     shape, name, buffer = msgpack.unpackb(data, raw=True)
     dtype = jnp.dtype(_dtype_name(name))
     if math.prod(shape) * dtype.itemsize != len(buffer):
-        raise SpecError(f"an array {list(shape)} of {dtype} has {len(buffer)} bytes, not {math.prod(shape) * dtype.itemsize}.")
+        raise SpecError(
+            f"an array {list(shape)} of {dtype} has {len(buffer)} bytes, not {math.prod(shape) * dtype.itemsize}."
+        )
     return np.frombuffer(buffer, dtype).reshape(shape)
 
 

@@ -20,14 +20,17 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise SpecError(f"{path} does not exist; give the path of an npz file.")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise SpecError(f"{path} holds a single array, no npz of named ones.")
+        opened = np.load(path, allow_pickle=False)
+        if not isinstance(opened, np.lib.npyio.NpzFile):
+            raise SpecError(f"{path} holds a single array, no npz of named ones.")
+        with opened as file:
             return {name: _array(file[name]) for name in file.files}
     except SpecError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, AttributeError) as error:
-        reason = "holds Python objects, which are never run" if "pickle" in str(error) else "is truncated or no npz file"
+        reason = (
+            "holds Python objects, which are never run" if "pickle" in str(error) else "is truncated or no npz file"
+        )
         raise SpecError(f"{path} ({path.stat().st_size} bytes) {reason} ({type(error).__name__}).") from error
 
 

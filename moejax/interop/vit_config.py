@@ -77,7 +77,9 @@ def _heads(tensors: Mapping[str, Any], dialect: Dialect, dim: int, given: Mappin
     if len(shape) == 3:
         return shape[1]
     if "num_heads" not in given:
-        raise SpecError(f"{name!r} has shape {list(shape)}, heads merged; give model num_heads=..., a divisor of {dim}.")
+        raise SpecError(
+            f"{name!r} has shape {list(shape)}, heads merged; give model num_heads=..., a divisor of {dim}."
+        )
     return given["num_heads"]
 
 
@@ -100,7 +102,9 @@ def _positions(
     for patches in (length - 1, length) if pooling == "cls" else (length,):
         if math.isqrt(patches) ** 2 == patches > 0:
             return {"positions": "learned", "image_size": math.isqrt(patches) * patch_size}
-    raise SpecError(f"{dialect.positions!r} has {length} entries, which is no square of patches (with a class token or not).")
+    raise SpecError(
+        f"{dialect.positions!r} has {length} entries, which is no square of patches (with a class token or not)."
+    )
 
 
 def _experts(
@@ -109,7 +113,7 @@ def _experts(
     layers = [i for i in range(depth) if f"{_block(dialect, i)}/Moe/Mlp/Dense_0/bias" in tensors]
     if not dialect.experts or not layers:
         return {}, []
-    kinds = {}
+    kinds: dict[tuple[int, int, int], list[int]] = {}
     for i in layers:
         moe = f"{_block(dialect, i)}/Moe"
         number, width = _shape(tensors, f"{moe}/Mlp/Dense_0/bias", 2)
@@ -130,5 +134,5 @@ def _experts(
             notes += [_ASSUMED.format(what=w, name=n, value=v) for n, (w, v) in assumed.items() if n not in own]
     if "group_size" not in dict(given.get("moe") or {}):
         notes.append(_ASSUMED.format(what="the group size", name="group_size", value="None, one picture,"))
-    moe = {"router": router, "experts": {"name": "mlp", "expert_dim": width}}
-    return {"moe": moe, "moe_layers": layers}, notes
+    config = {"router": router, "experts": {"name": "mlp", "expert_dim": width}}
+    return {"moe": config, "moe_layers": layers}, notes

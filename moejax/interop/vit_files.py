@@ -81,7 +81,7 @@ def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 def flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
     """The inverse, for dicts and lists; what is no array or number is left out."""
-    if isinstance(tree, Mapping) or isinstance(tree, list | tuple):
+    if isinstance(tree, Mapping | list | tuple):
         items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         return {n: a for key, child in items for n, a in flat(child, f"{path}/{key}" if path else str(key)).items()}
     return {path: np.asarray(tree)} if isinstance(tree, np.ndarray | np.generic | int | float) else {}
@@ -106,7 +106,7 @@ def _tree(
 
 def _unstacked(arrays: dict[str, np.ndarray], dialects: Sequence[Dialect]) -> dict[str, np.ndarray]:
     """Scanned blocks as single ones."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, array in arrays.items():
         head, middle, rest = name.partition("/encoderblock/")
         if middle and head in {dialect.encoder for dialect in dialects}:
@@ -116,9 +116,7 @@ def _unstacked(arrays: dict[str, np.ndarray], dialects: Sequence[Dialect]) -> di
     return found
 
 
-def _usual_positions(
-    tensors: dict[str, np.ndarray], dialect: Dialect
-) -> tuple[dict[str, np.ndarray], list[str]]:
+def _usual_positions(tensors: dict[str, np.ndarray], dialect: Dialect) -> tuple[dict[str, np.ndarray], list[str]]:
     """The table of positions under the dialect's own name, wherever its history had it."""
     places = ("pos_embedding", f"{dialect.encoder}/pos_embedding", f"{dialect.encoder}/posembed_input/pos_embedding")
     for place in places:
@@ -133,4 +131,6 @@ def _others(names: Sequence[str]) -> list[str]:
         return []
     counts = Counter(name.partition("/")[0] for name in names)
     told = ", ".join(f"{folder}: {count}" for folder, count in sorted(counts.items()))
-    return [f"{len(names)} arrays beside the model were left out, the optimiser's among them where there is one ({told})"]
+    return [
+        f"{len(names)} arrays beside the model were left out, the optimiser's among them where there is one ({told})"
+    ]

@@ -31,9 +31,7 @@ def read(path: str | Path, *, model: Mapping[str, Any] | None = None, prefix: st
     return foreign_from(read_npz(path), tuple(DIALECTS.values()), model=model, prefix=prefix)
 
 
-def write(
-    foreign: Foreign, path: str | Path, *, naming: str = "big_vision", scanned: bool | str = False
-) -> None:
+def write(foreign: Foreign, path: str | Path, *, naming: str = "big_vision", scanned: bool | str = False) -> None:
     """Writes the npz. naming: 'big_vision' (under 'params/') or 'vision_transformer'; scanned: all blocks in one stack.
 
     Raises SpecError for a model that the format cannot hold, and for another naming.

@@ -46,12 +46,6 @@ class Dialect:
         return f"{self.encoder}/encoderblock_0/{self.attention}/query/kernel"
 
 
-_BIG_VISION_POOL = {
-    "pool": "MAPHead_0",
-    "pool_attention": "MultiHeadDotProductAttention_0",
-    "pool_norm": "LayerNorm_0",
-    "pool_mlp": "MlpBlock_0",
-}
 VMOE = Dialect(
     encoder="Encoder", norm_1="LayerNorm_0", attention="SelfAttention", norm_2="LayerNorm_1", mlp="Mlp",
     positions="Encoder/posembed_input/pos_embedding", pool="MapHead", pool_attention="MultiHeadDotProductAttention",
@@ -59,11 +53,13 @@ VMOE = Dialect(
 )  # fmt: skip
 VISION_TRANSFORMER = Dialect(
     encoder="Transformer", norm_1="LayerNorm_0", attention="MultiHeadDotProductAttention_1", norm_2="LayerNorm_2",
-    mlp="MlpBlock_3", positions="Transformer/posembed_input/pos_embedding", **_BIG_VISION_POOL,
+    mlp="MlpBlock_3", positions="Transformer/posembed_input/pos_embedding", pool="MAPHead_0", pool_attention="MultiHeadDotProductAttention_0",
+    pool_norm="LayerNorm_0", pool_mlp="MlpBlock_0",
 )  # fmt: skip
 BIG_VISION = Dialect(
     encoder="Transformer", norm_1="LayerNorm_0", attention="MultiHeadDotProductAttention_0", norm_2="LayerNorm_1",
-    mlp="MlpBlock_0", positions="pos_embedding", class_position=False, **_BIG_VISION_POOL,
+    mlp="MlpBlock_0", positions="pos_embedding", class_position=False, pool="MAPHead_0", pool_attention="MultiHeadDotProductAttention_0",
+    pool_norm="LayerNorm_0", pool_mlp="MlpBlock_0",
 )  # fmt: skip
 
 
@@ -92,7 +88,9 @@ def tensors_from(params: Any, model: VisionTransformer, dialect: Dialect) -> dic
     leaves = flatten(split_segments(params))
     absent = sorted({entry.places[0] for entry in entries} - leaves.keys())
     if absent:
-        raise SpecError(f"these leaves are not in the parameters: {', '.join(absent)}; compressed ones have no such format.")
+        raise SpecError(
+            f"these leaves are not in the parameters: {', '.join(absent)}; compressed ones have no such format."
+        )
     tensors = {e.name: np.asarray(leaves[e.places[0]]).reshape(e.shape) for e in entries}
     if model.pooling == "cls" and not dialect.class_position and dialect.positions in tensors:
         positions = tensors[dialect.positions]
@@ -159,7 +157,7 @@ def _check_model(model: VisionTransformer, dialect: Dialect) -> None:
 def _leaf_shapes(model: VisionTransformer) -> dict[str, tuple[int, ...]]:
     """Shape of each leaf, layer by layer."""
     template, _ = jax.eval_shape(model.init, jax.random.key(0))
-    found = {}
+    found: dict[str, tuple[int, ...]] = {}
     for name, leaf in flatten(template).items():
         names = layer_names(name)
         found |= dict.fromkeys(names, leaf.shape if names == [name] else leaf.shape[1:])

@@ -79,7 +79,7 @@ def write_shards(tree: Mapping[str, Any], path: str | Path, *, num_shards: int) 
             box: Box = tuple((0, n) for n in array.shape)
             box = ((part * size, (part + 1) * size), *box[1:]) if array.ndim else box
             shard = part if cuts > 1 else number % num_shards
-            shards[shard].setdefault(number, []).append((array[_slices(box)], box))
+            shards[shard].setdefault(number, []).append((np.asarray(array[_slices(box)]), box))
             boxes.append(box)
             own.append(shard)
         *folders, last = name.split("/")

@@ -23,15 +23,22 @@ def write_run(
     parameters and router state only: further training starts from it by train.init_from, not in the same folder.
     Raises SpecError when the folder already holds a run, CheckpointError when it cannot be written.
     """
+    whole = {**config, "structure": described(params)}
+    save_run(workdir, whole, params, state, step=step, row=row)
+    return whole
+
+
+def save_run(
+    workdir: str | Path, config: Mapping[str, Any], params: Any, state: Any, *, step: int, row: Mapping[str, Any]
+) -> None:
+    """`write_run` with the config as it is: parameters and state as the task of `config` initialises them."""
     folder = Path(workdir)
     if (folder / "checkpoints").exists():
         raise SpecError(f"{folder} already holds a run; give another --workdir, or remove it.")
     folder.mkdir(parents=True, exist_ok=True)
-    whole = {**config, "structure": described(params)}
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        checkpoints.save(step, {"params": params, "state": state}, progress={"step": step}, config=whole, wait=True)
+        checkpoints.save(step, {"params": params, "state": state}, progress={"step": step}, config=config, wait=True)
     records = Records(folder, step=step, tensorboard=False)
     records.write({"step": step, **row})
     records.close()
-    (folder / "config.json").write_text(json.dumps(whole, indent=2) + "\n")
-    return whole
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")

@@ -19,12 +19,12 @@ from moejax.core.errors import SpecError, did_you_mean
 from moejax.sharding.processes import is_writer
 from moejax.sharding.table import placed, table
 from moejax.train.changed_config import check_same
-from moejax.train.checkpoints import Checkpoints, Restored, read_run
+from moejax.train.checkpoints import Checkpoints, Restored
 from moejax.train.disk import write_whole, writing
 from moejax.train.environment import record_start
 from moejax.train.evaluation import build_evaluator
 from moejax.train.guard import check_skips, host_values
-from moejax.train.initialise import initialise_from
+from moejax.train.initialise import initialise_from, read_source
 from moejax.train.live_table import LiveTable
 from moejax.train.lock import Lock
 from moejax.train.optimizers import Optimizer
@@ -88,8 +88,9 @@ def run(
     if not (workdir / "checkpoints").exists():
         # What does not fit says so at once, before anything is compiled or written.
         if spec.init_from is not None:
-            source = read_run(spec.init_from, spec.init_which)
-            initialise_from(program.template.params, program.template.state, source, reinitialise=spec.reinitialise)
+            source = read_source(spec.init_from, spec.init_which)
+            how: dict[str, Any] = {"reinitialise": spec.reinitialise, "rules": spec.init_rules}
+            initialise_from(program.template.params, program.template.state, source, **how)
         first = iterator.get_state()
         program.check(next(iterator))
         iterator.set_state(first)
@@ -189,11 +190,10 @@ class _Loop:
             return jax.device_put(fill(self.template, restored.leaves), self.program.shardings), progress
         state = self.program.init()
         if source is None and self.spec.init_from is not None:  # a run that was killed before its first checkpoint
-            source = read_run(self.spec.init_from, self.spec.init_which)
+            source = read_source(self.spec.init_from, self.spec.init_which)
         if source is not None:
-            params, model_state = initialise_from(
-                state.params, state.state, source, reinitialise=self.spec.reinitialise
-            )
+            how: dict[str, Any] = {"reinitialise": self.spec.reinitialise, "rules": self.spec.init_rules}
+            params, model_state = initialise_from(state.params, state.state, source, **how)
             copies = jax.tree.map(np.array, params) if state.ema is not None else None
             state = jax.device_put(
                 dataclasses.replace(state, params=params, state=model_state, ema=copies), self.program.shardings

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from moejax.core.errors import SpecError, did_you_mean
+from moejax.models.leaf_rules import build_rules
 from moejax.sharding.mesh import MeshSpec
 from moejax.sharding.processes import Processes
 from moejax.sharding.rules import Rules
@@ -26,7 +27,9 @@ class Train:
         the state as it was before the batch and goes on, at most `max_skipped` times in the whole run. Each skip is a row of
         metrics.jsonl; the data position and the random numbers of later steps are those of their number, so that a resumed run
         skips the same.
-    init_from: workdir of a run to start from, its 'best' or 'last' (init_which); reinitialise: leaves made anew.
+    init_from: workdir of a run to start from, its 'best' or 'last' (init_which), or 'FORMAT:PATH' of a foreign checkpoint
+        (moejax/interop). reinitialise: leaves made anew. init_rules: pairs (regex over leaf names, rule), such as a dense model's MLPs
+        made experts: (('moe/experts', 'copy_experts'), ('moe/router', 'fresh')); see models/leaf_rules.py.
     processes: how several processes find each other; mesh, rules: how arrays lie over all their devices. fsdp: what mesh axis `fsdp` splits beside the batch, 'params' and with them the
         optimiser's state, or the 'optimizer' state alone. tensorboard, progress: events, and the table while it trains. wandb: None, or
         where W&B puts the run.
@@ -50,6 +53,7 @@ class Train:
     init_from: str | None = None
     init_which: Literal["best", "last"] = "best"
     reinitialise: tuple[str, ...] = ()
+    init_rules: tuple[tuple[str, Any], ...] = ()
     processes: Processes = Processes()
     mesh: MeshSpec = MeshSpec()
     rules: Rules = Rules()
@@ -73,10 +77,12 @@ class Train:
                 raise SpecError(f"train.{name}={getattr(self, name)} must be at least {low}.")
         if not 0.0 <= self.ema_decay < 1.0:
             raise SpecError(f"train.ema_decay={self.ema_decay} must lie in [0, 1); 0 keeps no average.")
-        if self.reinitialise and not self.init_from:
-            raise SpecError(
-                "train.reinitialise names leaves, but train.init_from gives no run to load the others from."
-            )
+        build_rules(self.init_rules)
+        for field in ("reinitialise", "init_rules"):
+            if getattr(self, field) and not self.init_from:
+                raise SpecError(
+                    f"train.{field} names leaves, but train.init_from gives no run to load the others from."
+                )
 
     def due(self, every: int, step: int) -> bool:
         """True at the last step and at multiples of `every`."""

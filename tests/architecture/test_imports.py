@@ -21,8 +21,9 @@ ROOMS = {
     "diffusion": {"core"},
     "data": {"core"},
     "tasks": {"core", "models", "diffusion", "data"},
-    # linear: the structure of compressed parameters, which a run's config carries
-    "train": {"core", "linear", "tasks", "sharding"},
+    # linear: the structure of compressed parameters, which a run's config carries; models: rules by which leaves of one model
+    # become another's; interop: foreign checkpoints that a run starts from
+    "train": {"core", "linear", "models", "tasks", "sharding", "interop"},
     # layers: what a model is counted in; dispatch: who really computed what, after capacity; linear, compress: the
     # comparison of compressed models; diffusion, tasks: the denoiser that samples and whose experts are watched; theory: studies
     "evals": {"core", "linear", "models", "data", "layers", "dispatch", "compress", "diffusion", "tasks", "theory"},
