@@ -91,22 +91,23 @@ class Fields:
         self._what = what
         self.only("quantization_config", None, way_out="Take the weights that are not quantised.")
 
-    def integer(self, name: str, default: Any = _MISSING, *, or_else: str = "") -> Any:
-        """A whole number (or the default). or_else: another spelling of the name.
+    def integer(
+        self, name: str, default: Any = _MISSING, *, or_else: str = "", least: int = 0, most: int = 2**31 - 1
+    ) -> Any:
+        """A whole number from `least` to `most` (or the default). or_else: another spelling of the name.
 
         Raises SpecError when it is missing without default, or something else.
         """
         value = self._take(or_else if name not in self._left and or_else in self._left else name, default)
         if value is not default and (not isinstance(value, int) or isinstance(value, bool)):
             raise SpecError(f"config.json: {name}={value!r} must be a whole number.")
+        if value is not default and not least <= value <= most:
+            raise SpecError(f"config.json: {name}={value} must be within {least} and {most}.")
         return value
 
     def number(self, name: str, default: float) -> float:
-        """A number. Raises SpecError for something else."""
-        value = self._take(name, default)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise SpecError(f"config.json: {name}={value!r} must be a number.")
-        return float(value)
+        """A finite number. Raises SpecError for something else."""
+        return _number(name, self._take(name, default))
 
     def flag(self, name: str, *, default: bool) -> bool:
         """True or false. Raises SpecError for something else."""
@@ -124,9 +125,14 @@ class Fields:
                 f"config.json: {name}={value!r} of {self._what} is not supported, only {' or '.join(map(repr, allowed))}.{rest}"
             )
 
-    def value(self, name: str, default: Any) -> Any:
-        """The field as it is."""
-        return self._take(name, default)
+    def list_of(self, name: str, kind: type) -> list[Any]:
+        """A list of integers or texts; an empty one where it is null or absent. Raises SpecError for something else."""
+        value = self._take(name, None)
+        if value is None:
+            return []
+        if not isinstance(value, list) or not all(type(item) is kind for item in value):
+            raise SpecError(f"config.json: {name}={value!r} must be a list of {kind.__name__}, or null.")
+        return value
 
     def drop(self, *names: str) -> None:
         """Takes fields that the family itself reads only in training, or not at all."""
@@ -137,7 +143,8 @@ class Fields:
         """The base of plain rotary positions, by either spelling. Raises SpecError for every kind of scaling."""
         self.only("rope_scaling", None, {"type": "default"}, {"rope_type": "default"}, way_out=_ROPE)
         self.only("partial_rotary_factor", 1.0)
-        given = self._left.pop("rope_parameters", None) or {}
+        given = self._take("rope_parameters", None)
+        given = {} if given is None else given
         kind = given.get("rope_type", "default") if isinstance(given, dict) else given
         if kind != "default":
             raise SpecError(f"config.json: rope_parameters of type {kind!r} are not supported, only 'default'. {_ROPE}")
@@ -145,7 +152,7 @@ class Fields:
         if extra:
             raise SpecError(f"config.json: rope_parameters.{extra[0]} is not supported. {_ROPE}")
         base = self.number("rope_theta", default)
-        return float(given.get("rope_theta", base))
+        return _number("rope_parameters.rope_theta", given.get("rope_theta", base))
 
     def finish(self) -> None:
         """Raises SpecError naming the fields that nothing has asked for."""
@@ -162,6 +169,13 @@ class Fields:
         if default is _MISSING:
             raise SpecError(f"config.json lacks {name!r}, which {self._what} needs.")
         return default
+
+
+def _number(name: str, value: Any) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not -1e30 < value < 1e30:
+        raise SpecError(f"config.json: {name}={value!r} must be a finite number.")
+    return float(value)
 
 
 _ROPE = "Positions that are stretched (linear, dynamic, yarn, ...) are not here; use the unscaled model."

@@ -34,7 +34,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
         shared_dim=width * (fields.integer("n_shared_experts", None) or 0),
         renormalize=fields.flag("norm_topk_prob", default=False),
     )
-    first, step = fields.integer("first_k_dense_replace", 0), fields.integer("moe_layer_freq", 1)
+    first, step = fields.integer("first_k_dense_replace", 0), fields.integer("moe_layer_freq", 1, least=1)
     spec |= {
         "attention_bias": "all" if fields.flag("attention_bias", default=False) else "none",
         "mlp_dim": fields.integer("intermediate_size"),

@@ -11,6 +11,8 @@ from moejax.core.errors import SpecError
 from moejax.interop.config_fields import Fields
 from moejax.models.decoder import Decoder
 
+MOST_LAYERS = 10_000  # a spec lists its layers; a broken number must not fill the memory
+
 
 @dataclasses.dataclass(frozen=True)
 class MixtureSizes:
@@ -30,12 +32,13 @@ def decoder_fields(fields: Fields, *, rope_base: float, epsilon: float) -> dict[
     """
     fields.only("hidden_act", "silu", "swish")
     heads = fields.integer("num_attention_heads")
+    shared = fields.integer("num_key_value_heads", None)
     return {
         "vocab_size": fields.integer("vocab_size"),
         "dim": fields.integer("hidden_size"),
-        "depth": fields.integer("num_hidden_layers"),
+        "depth": fields.integer("num_hidden_layers", most=MOST_LAYERS),
         "num_heads": heads,
-        "num_kv_heads": fields.integer("num_key_value_heads", None) or heads,
+        "num_kv_heads": heads if shared is None else shared,
         "max_length": fields.integer("max_position_embeddings"),
         "norm_epsilon": fields.number("rms_norm_eps", epsilon),
         "rope_base": fields.rope_base(rope_base),

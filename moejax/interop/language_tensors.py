@@ -19,6 +19,7 @@ from moejax.interop.named_tensors import Entry, Layout, check
 from moejax.models.decoder import Decoder
 
 LEFT_OUT = ".rotary_emb.inv_freq"  # a table that old checkpoints carry; it follows from the config
+READ_DTYPES = ("float32", "bfloat16", "float16", "float64")
 PROJECTIONS = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
 _TURNED: Layout = "turned"
 
@@ -104,7 +105,7 @@ def params_from(
 ) -> dict[str, Any]:
     """Parameters of `model`, stacked as `model.init` stacks them; tensors are anything with a shape that `np.asarray` reads.
 
-    Raises SpecError naming every tensor that is missing, misshapen or left over, all at once.
+    Raises SpecError naming every tensor that is missing, misshapen or left over, all at once, and one of other than real numbers.
     """
     check({n: t for n, t in tensors.items() if not n.endswith(LEFT_OUT)}, entries, what="the model")
     template, _ = jax.eval_shape(model.init, jax.random.key(0))
@@ -112,6 +113,10 @@ def params_from(
     params = map_with_names(lambda name, leaf: whole.setdefault(name, np.empty(leaf.shape, jnp.dtype(dtype))), template)
     for entry, part in _parts(whole, template, model, entries):
         tensor = np.asarray(tensors[entry.name])
+        if tensor.dtype.name not in READ_DTYPES:
+            raise SpecError(
+                f"{entry.name} holds {tensor.dtype.name}, not {', '.join(READ_DTYPES)}; take the weights that are not quantised."
+            )
         part[...] = tensor.T if entry.layout == "turned" else tensor
     return params
 

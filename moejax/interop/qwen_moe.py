@@ -27,7 +27,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
     fields.only("use_sliding_window", False)
     fields.drop("sliding_window", "max_window_layers")  # without meaning when it is not used
     spec = decoder_fields(fields, rope_base=1e4, epsilon=1e-6)
-    kinds = fields.value("layer_types", None) or []
+    kinds = fields.list_of("layer_types", str)
     if set(kinds) - {"full_attention"}:
         raise SpecError(f"config.json: layer_types={kinds} is not supported, only full attention in every layer.")
     if third:
@@ -52,7 +52,7 @@ def decoder(config: Mapping[str, Any]) -> Decoder:
 
 
 def _moe_layers(fields: Fields, depth: int) -> tuple[int, ...]:
-    step, dense = fields.integer("decoder_sparse_step", 1), fields.value("mlp_only_layers", None) or []
+    step, dense = fields.integer("decoder_sparse_step", 1, least=1), fields.list_of("mlp_only_layers", int)
     return tuple(i for i in range(depth) if i not in dense and (i + 1) % step == 0)
 
 

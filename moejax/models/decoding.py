@@ -6,6 +6,7 @@ Deviations: none from the full forward pass: the law is that prefill and steps g
 """
 
 import dataclasses
+import functools
 from typing import Annotated, Any
 
 import flax.struct
@@ -134,23 +135,41 @@ def _through(
     found: dict[str, Any] = {}
     for group in turns(segments_named(params["blocks"], model.blocks)):
         names, length = [segment.name for segment in group], group[0].length
-        given = [(params["blocks"][n], state["blocks"][n], None if memory is None else memory[n]) for n in names]
+        given = [(params["blocks"][name], state["blocks"][name]) for name in names]
+        held = [None if memory is None else memory[name] for name in names]
 
-        def turn(x: Any, given: Any, group: Any = group) -> tuple[Any, list[Any]]:
+        def turn(x: Any, given: Any, held: Any, group: Any = group) -> tuple[Any, list[Any]]:
             kept = []
-            for segment, own in zip(group, given, strict=True):
-                out, cached = layer(segment.spec, *own[:2], x, own[2])
+            for segment, own, cached in zip(group, given, held, strict=True):
+                out, cached = layer(segment.spec, *own, x, cached)
                 _check_alone(segment.spec, out.plan)
                 x = out.tokens
                 kept.append(cached)
             return x, kept
 
         if length == 1:
-            x, kept = turn(x, given)
+            x, kept = turn(x, given, held)
         else:
-            x, kept = jax.lax.scan(turn, x, given, unroll=1 if model.scan else length)
+            x, kept = _stacked(turn, x, given, held, length, unroll=1 if model.scan else length)
         found |= dict(zip(names, kept, strict=True))
     return x, found
+
+
+def _stacked(turn: Any, x: Any, given: Any, held: Any, length: int, *, unroll: int) -> tuple[Any, list[Any]]:
+    """`turn` over stacked layers. What is held is carried and written in place: a second copy of a cache would not fit."""
+    if not jax.tree.leaves(held):
+        return jax.lax.scan(lambda x, own: turn(x, own, held), x, given, unroll=unroll)
+
+    def once(carry: Any, own: Any) -> tuple[Any, None]:
+        x, whole = carry
+        layer, given = own
+        mine = jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, layer, keepdims=False), whole)
+        x, kept = turn(x, given, mine)
+        put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=layer, axis=0)
+        return (x, jax.tree.map(put, whole, kept)), None
+
+    (x, kept), _ = jax.lax.scan(once, (x, held), (jnp.arange(length), given), unroll=unroll)
+    return x, kept
 
 
 def _ungrouped(model: Decoder) -> Decoder:

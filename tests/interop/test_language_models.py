@@ -145,6 +145,12 @@ def test_specs_by_hand():
         ("qwen2_moe", {"norm_topk_prob": 1}, "norm_topk_prob=1 must be true or false"),
         ("deepseek", {"scoring_func": "sigmoid"}, "scoring_func='sigmoid' of DeepSeekMoE"),
         ("deepseek", {"num_attention_heads": 5}, "num_heads=5"),
+        ("qwen2_moe", {"mlp_only_layers": "x"}, "mlp_only_layers='x' must be a list of int"),
+        ("qwen2_moe", {"decoder_sparse_step": 0}, "decoder_sparse_step=0 must be within 1"),
+        ("qwen2_moe", {"layer_types": ["sliding_attention"] * 3}, "only full attention in every layer"),
+        ("mixtral", {"num_hidden_layers": 10**30}, "num_hidden_layers=.* must be within 0 and 10000"),
+        ("mixtral", {"rms_norm_eps": float("inf")}, "rms_norm_eps=inf must be a finite number"),
+        ("mixtral", {"eos_token_id": "</s>"}, "eos_token_id='</s>' must be a token or a list"),
     ],
 )
 def test_configs_that_are_not_understood(tmp_path, family, config, message):
@@ -170,6 +176,15 @@ def test_every_tensor_that_does_not_fit_is_named(tmp_path):
     assert "unexpected: extra [24]" in str(error.value)
     assert "misshapen: lm_head.weight is [3, 24], and the model needs [64, 24]" in str(error.value)
     assert "rotary_emb" not in str(error.value)
+
+
+def test_quantised_tensors_are_refused(tmp_path):
+    folder = copied(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.self_attn.o_proj.weight"] = np.ones((24, 24), np.int8)
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(SpecError, match="o_proj.weight holds int8, not float32"):
+        language_models.load(folder)
 
 
 def test_models_that_a_format_cannot_hold(tmp_path):

@@ -161,6 +161,17 @@ def test_a_bfloat16_model_decodes():
     assert cache.lengths.tolist() == [6, 2, 4]
 
 
+def test_a_step_writes_into_the_cache_that_it_is_given():
+    model = dataclasses.replace(DENSE, depth=6, max_length=2000)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    lengths = jax.ShapeDtypeStruct((4,), jnp.int32)
+    read = functools.partial(prefill, model, cache_length=2000)
+    _, cache = jax.eval_shape(read, *shapes, jax.ShapeDtypeStruct((4, 3), jnp.int32), lengths)
+    held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+    used = jax.jit(functools.partial(step, model), donate_argnums=2).lower(*shapes, cache, lengths).compile()
+    assert used.memory_analysis().temp_size_in_bytes < held / 2  # one layer's, not another copy of all
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
