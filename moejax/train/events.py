@@ -18,7 +18,8 @@ class Events:
 
     def __init__(self, folder: pathlib.Path, *, purge: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._writer = EventsWriter(os.path.join(folder, "events"))
+        # The name has the second; with the nanoseconds, a start within the same second takes no other's file.
+        self._writer = EventsWriter(os.path.join(folder, "events"), f".{time.time_ns()}")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(event_pb2.Event(step=purge, session_log=start))
 
