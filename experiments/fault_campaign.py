@@ -80,7 +80,7 @@ def main(_: Sequence[str]) -> None:
         if _RENDER.value:
             target, found = Path(_RENDER.value), json.loads(Path(_RENDER.value).read_text())
         else:
-            workdir = Path(_WORKDIR.value).resolve()
+            workdir = Path(str(_WORKDIR.value)).resolve()
             target = Path(_RESULTS.value or workdir / "fault_campaign.json").resolve()
             found = campaign(workdir, target)
     except (SpecError, OSError, ValueError) as error:

@@ -82,7 +82,7 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, Report
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
-    return [f"{run.folder} is not finished (step {run.record.steps})." for run in runs if not run.finished]
+    return [remark for run in runs for remark in run.remarks]
 
 
 def _sheet(loaded: FinishedRun, rows: Any) -> list[MapSheet]:
