@@ -38,7 +38,7 @@ class Campaign:
 
     def run(self, parts: Sequence[str]) -> dict[str, Any]:
         """These of PARTS; the others are those of the results file, if it is there, and kills are added to the kills in it (give
-        another seed). Prints a line for each and writes the file after every one, and after every run that comes to its end. Raises RuntimeError where a run fails of itself, DiskError.
+        another seed). Prints a line for each and writes the file after every one, and after every kill. Raises RuntimeError where a run fails of itself, DiskError.
         """
         found: dict[str, Any] = json.loads(self.results.read_text()) if self.results.exists() else {}
         made = call(surroundings)
@@ -83,13 +83,18 @@ class Campaign:
         for event in events:
             if isinstance(event, kills.Kill):
                 found.append(event)
-                continue
-            finished += 1
-            if (what := kills.same(whole, event)) is not None:
-                differing.append(f"{event.name}: {what}")
-            print(f"  {len(found)} kills; {event.name} is through: {what or 'the same bits'}", flush=True)
+            else:
+                finished += 1
+                if (what := kills.same(whole, event)) is not None:
+                    differing.append(f"{event.name}: {what}")
+                print(f"  {len(found)} kills; {event.name} is through: {what or 'the same bits'}", flush=True)
             rows = [dataclasses.asdict(kill) for kill in found]
-            more = {"seeds": seeds, "undisturbed_seconds": round(cpu_seconds, 1), "rows": rows}
+            more = {
+                "seeds": seeds,
+                "clock": "processor time",
+                "undisturbed_seconds": round(cpu_seconds, 1),
+                "rows": rows,
+            }
             note(kills.summary(found, finished, differing) | more)
 
     def _damaged(self) -> dict[str, Any]:

@@ -76,14 +76,14 @@ def kills(
     """Yields every kill, once a later process has gone on, and every folder whose run has come to its end.
 
     cpu_seconds: of an undisturbed run. The delay is uniform over what the process still has to compute, its start included (taken
-    as 40 % of a run); when it ends before, the run is through and a new folder begins. first: number of the first folder. Raises RuntimeError when a run fails of itself.
+    as 70 % of a run); when it ends before, the run is through and a new folder begins. first: number of the first folder. Raises RuntimeError when a run fails of itself.
     """
     draw, done, run = random.Random(seed), 0, first
     waiting: list[Kill] = []  # for a process that goes on
     while done < count or waiting:
         workdir = folder / f"killed_{run:03d}"
         newest, begun = max(steps_of(workdir), default=0), _starts(workdir)
-        left = cpu_seconds * (0.4 + 0.6 * (1 - newest / steps))
+        left = cpu_seconds * (0.7 + 0.3 * (1 - newest / steps))
         delay = draw.uniform(0, left) if done < count else 900.0
         process = launch(command, workdir)
         ended = process.computed(delay)
