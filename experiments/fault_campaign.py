@@ -88,6 +88,9 @@ def main(_: Sequence[str]) -> None:
         sys.exit(2)
     from moejax.train.faults import report
 
+    if missing := {"typed", "damaged", "killed"} - found.keys():
+        print(f"written to {target}; no page yet, without {', '.join(sorted(missing))}")
+        return
     page = Path(_REPORT.value or target.with_suffix(".md"))
     page.write_text(report.page(found))
     print(f"written to {target} and {page}")

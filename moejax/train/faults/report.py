@@ -43,7 +43,9 @@ def page(found: Mapping[str, Any]) -> str:
     where = found["killed"]["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     commit = f", commit {where['git']['commit'][:12]}" if where["git"] else ""
-    verdict = "Nothing was lost." if is_clean(found) else "**Something was lost: see below.**"
+    verdict = (
+        "Everything was as it should be." if is_clean(found) else "**Not everything was as it should be: see below.**"
+    )
     lines = [
         "# Fault campaign",
         "",
