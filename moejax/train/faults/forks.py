@@ -114,7 +114,7 @@ def _forget_flags() -> None:
     """Those of our own main: the script defines its own."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.partition(".")[0] not in ("absl", "ml_collections"):
-            for flag in defined:
+            for flag in list(defined):  # deleting one takes it out of the list
                 delattr(flags.FLAGS, flag.name)
     flags.FLAGS.unparse_flags()
 
