@@ -80,7 +80,7 @@ def main(_: Sequence[str]) -> None:
         if _RENDER.value:
             target, found = Path(_RENDER.value), json.loads(Path(_RENDER.value).read_text())
         else:
-            workdir = Path(_WORKDIR.value).resolve()
+            workdir = Path(str(_WORKDIR.value)).resolve()
             target = Path(_RESULTS.value or workdir / "fault_campaign.json").resolve()
             found = campaign(workdir, target)
     except (SpecError, OSError, ValueError) as error:
@@ -88,6 +88,9 @@ def main(_: Sequence[str]) -> None:
         sys.exit(2)
     from moejax.train.faults import report
 
+    if missing := {"typed", "damaged", "killed"} - found.keys():
+        print(f"written to {target}; no page yet, without {', '.join(sorted(missing))}")
+        return
     page = Path(_REPORT.value or target.with_suffix(".md"))
     page.write_text(report.page(found))
     print(f"written to {target} and {page}")

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+from typing import Any
 
 from absl import flags
 
@@ -13,7 +14,7 @@ def parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
         for name in flags.FLAGS:
-            value = flags.FLAGS[name].value
+            value: Any = flags.FLAGS[name].value
             if type(value).__module__.startswith("ml_collections"):
                 value.keys()  # a config that could not be loaded raises its error at its first use alone
         return rest

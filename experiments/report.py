@@ -91,7 +91,7 @@ def write(folder: Path, output: Path, records: str | None) -> tuple[Path, list[s
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
-    return [f"{run.folder} is not finished (step {run.record.steps})." for run in runs if not run.finished]
+    return [remark for run in runs for remark in run.remarks]
 
 
 def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:

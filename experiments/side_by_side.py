@@ -31,8 +31,7 @@ class Job:
     def start(self, core: int | None) -> None:
         """Starts the command, on one core where a core is given and the system lets us choose."""
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        # A run that was told to stop has saved all, and yet it is not done.
-        stopped = ["--preemption_exit_code=143"] if Path(self.command[0]).name == "train.py" else []
+        stopped = ["--preemption_exit_code=143"] * (Path(self.command[0]).name == "train.py")  # saved is not done
         with self.log.open("ab") as log, pinned(core):  # a child starts where its parent runs
             self.process = subprocess.Popen(
                 [sys.executable, *self.command, *stopped],

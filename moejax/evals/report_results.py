@@ -90,6 +90,8 @@ def what_was_run(report: Report, folder: Path) -> Section:
         )
     blocks = [page.section("run", title), page.table(["", "seed", "steps", "minutes", "config or folder"], rows)]
     blocks.append(page.facts(report.environment))
+    if commands := [run.command for run in report.runs if run.command]:
+        blocks.append(page.folded("Commands that repeat these runs", "\n\n".join(commands)))
     for model, run in report.first_runs.items():
         blocks.append(page.folded(f"Configuration of {style.model_label(model)}", json.dumps(run.config, indent=1)))
     return "run", title, blocks

@@ -57,6 +57,32 @@ class Run:
         return self.record.model
 
     @property
+    def skipped(self) -> list[int]:
+        """Steps whose batch was left out, as a loss or gradient was not finite."""
+        return [row["step"] for row in self.rows if "skipped" in row]
+
+    @property
+    def remarks(self) -> list[str]:
+        """Sentences about what a reader of its numbers must know."""
+        found = [] if self.finished else [f"{self.folder} is not finished (step {self.record.steps})."]
+        if self.skipped:
+            steps = ", ".join(map(str, self.skipped))
+            found.append(f"{self.folder} left out {len(self.skipped)} batches that were not finite, of steps {steps}.")
+        return found
+
+    @property
+    def command(self) -> str | None:
+        """The exact command that began the run, with the commit it ran from; None for runs of versions that did not record it."""
+        try:
+            start = json.loads((self.folder / "environment.json").read_text())["starts"][0] if self.folder else None
+        except (OSError, ValueError, KeyError, IndexError):
+            return None
+        if start is None:
+            return None
+        commit = f"git checkout {start['git']['commit']}\n" if start.get("git") else ""
+        return f"{commit}cd {start['folder']}\n{start['command']}"
+
+    @property
     def finished(self) -> bool:
         """True when training wrote its final row, the one with test results."""
         return any(key.startswith("test/") for row in self.rows[-1:] for key in row)

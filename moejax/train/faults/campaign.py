@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from moejax.train.disk import write_whole
@@ -37,8 +37,8 @@ class Campaign:
     import_seconds: float
 
     def run(self, parts: Sequence[str]) -> dict[str, Any]:
-        """These of PARTS; the others are those of the results file, if it is there. Prints a line for each and writes the file after
-        every one, and after every run that comes to its end. Raises RuntimeError where a run fails of itself, DiskError.
+        """These of PARTS; the others are those of the results file, if it is there, and kills are added to the kills in it (give
+        another seed). Prints a line for each and writes the file after every one, and after every kill. Raises RuntimeError where a run fails of itself, DiskError.
         """
         found: dict[str, Any] = json.loads(self.results.read_text()) if self.results.exists() else {}
         made = call(surroundings)
@@ -52,12 +52,12 @@ class Campaign:
             print(report.line("typed", found["typed"]), flush=True)
         if "damaged" in parts or "killed" in parts:
             kills.undisturbed(self.command, self.workdir / "cold")  # compiles for all
-            times = kills.undisturbed(self.command, self.workdir / "undisturbed")
+            _, cpu_seconds = kills.undisturbed(self.command, self.workdir / "undisturbed")
         if "damaged" in parts:
             note("damaged", self._damaged())
             print(report.line("damaged", found["damaged"]), flush=True)
         if "killed" in parts:
-            self._killed(times, lambda part: note("killed", part | {"undisturbed_seconds": round(times[1], 1)}))
+            self._killed(cpu_seconds, found.get("killed"), lambda part: note("killed", part))
             print(report.line("killed", found["killed"]), flush=True)
         return found
 
@@ -68,22 +68,34 @@ class Campaign:
         line = [str(self.experiments / "train.py"), f"--config={config}:smoke,model=vmoe", "--quiet"]
         return [*line, *settings, f"--workdir={folder}"]
 
-    def _killed(self, times: tuple[float, float], note: Callable[[dict[str, Any]], None]) -> None:
-        whole, found, finished = self.workdir / "undisturbed", [], 0
-        differing = [] if (what := kills.same(self.workdir / "cold", whole)) is None else [f"undisturbed: {what}"]
+    def _killed(
+        self, cpu_seconds: float, before: Mapping[str, Any] | None, note: Callable[[dict[str, Any]], None]
+    ) -> None:
+        whole, before = self.workdir / "undisturbed", before or {}
+        found = [kills.Kill(**row) for row in before.get("rows", [])]
+        finished, differing = before.get("runs_finished", 0), list(before.get("runs_that_differ", []))
+        seeds = [*before.get("seeds", []), self.seed]
+        if (what := kills.same(self.workdir / "cold", whole)) is not None:
+            differing.append(f"undisturbed: {what}")
         events = kills.kills(
-            self.command, self.workdir, count=self.kills, steps=STEPS, times=times, seed=self.seed
+            self.command, self.workdir, count=self.kills, steps=STEPS, cpu_seconds=cpu_seconds, seed=self.seed, first=finished
         )  # fmt: skip
         for event in events:
             if isinstance(event, kills.Kill):
                 found.append(event)
-                continue
-            finished += 1
-            if (what := kills.same(whole, event)) is not None:
-                differing.append(f"{event.name}: {what}")
-            print(f"  {len(found)} kills; {event.name} is through: {what or 'the same bits'}", flush=True)
+            else:
+                finished += 1
+                if (what := kills.same(whole, event)) is not None:
+                    differing.append(f"{event.name}: {what}")
+                print(f"  {len(found)} kills; {event.name} is through: {what or 'the same bits'}", flush=True)
             rows = [dataclasses.asdict(kill) for kill in found]
-            note(kills.summary(found, finished, differing) | {"rows": rows})
+            more = {
+                "seeds": seeds,
+                "clock": "processor time",
+                "undisturbed_seconds": round(cpu_seconds, 1),
+                "rows": rows,
+            }
+            note(kills.summary(found, finished, differing) | more)
 
     def _damaged(self) -> dict[str, Any]:
         whole, scratch = self.workdir / "undisturbed", self.workdir / "damages"

@@ -56,6 +56,19 @@ class Fork:
                 time.sleep(min(0.005, max(until - time.monotonic(), 0.0)))
         return True
 
+    def computed(self, seconds: float) -> bool:
+        """Waits until it has taken this much processor time; True where it has ended before.
+
+        Unlike the time of the clock this does not depend on what else the machine does.
+        """
+        ticks = os.sysconf("SC_CLK_TCK")
+        while not self.ended(0.004):
+            with contextlib.suppress(OSError):
+                fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+                if (int(fields[11]) + int(fields[12])) / ticks >= seconds:
+                    return False
+        return True
+
     def kill(self) -> None:
         """SIGKILL, and waits for the end."""
         with contextlib.suppress(ProcessLookupError):
@@ -101,7 +114,7 @@ def _forget_flags() -> None:
     """Those of our own main: the script defines its own."""
     for module, defined in flags.FLAGS.flags_by_module_dict().items():
         if module.partition(".")[0] not in ("absl", "ml_collections"):
-            for flag in defined:
+            for flag in list(defined):  # deleting one takes it out of the list
                 delattr(flags.FLAGS, flag.name)
     flags.FLAGS.unparse_flags()
 

@@ -22,7 +22,7 @@ TIMED = ("time", "train/images_per_second")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Kill:
-    """One SIGKILL. run: number of the folder. delay: seconds from the start. cpu_seconds: that the process had taken.
+    """One SIGKILL. run: number of the folder. delay: processor seconds from its start. cpu_seconds: taken in all.
 
     moment: what was going on: 'starting' (the process had not yet found its state), 'training', or 'saving' (a checkpoint was being
     written: its temporary folder is there). newest: the last complete checkpoint, 0 for none. lost: steps with a row after it.
@@ -61,34 +61,32 @@ def launch(command: Command, workdir: pathlib.Path) -> Fork:
 
 
 def undisturbed(command: Command, workdir: pathlib.Path) -> tuple[float, float]:
-    """Runs to the end; seconds until the first row is written, and in all. Raises RuntimeError where it fails."""
-    process, first = launch(command, workdir), None
-    while not process.ended(0.01):
-        if first is None and steps_of(workdir):
-            first = time.monotonic() - process.begin
+    """Runs to the end; seconds of the clock, and of the processor. Raises RuntimeError where it fails."""
+    process = launch(command, workdir)
+    process.ended(3600)
     whole = time.monotonic() - process.begin
     if process.code != 0:
         raise RuntimeError(f"the undisturbed run ended with {process.code}:\n{process.errors.read_text()[-3000:]}")
-    return first or whole, whole
+    return whole, process.cpu_seconds
 
 
 def kills(
-    command: Command, folder: pathlib.Path, *, count: int, steps: int, times: tuple[float, float], seed: int
+    command: Command, folder: pathlib.Path, *, count: int, steps: int, cpu_seconds: float, seed: int, first: int = 0
 ) -> Iterator[Kill | pathlib.Path]:
     """Yields every kill, once a later process has gone on, and every folder whose run has come to its end.
 
-    times: of an undisturbed run. The delay is uniform over what the process still has to do, its start included; when it ends
-    before, the run is through and a new folder begins. Raises RuntimeError when a run fails of itself.
+    cpu_seconds: of an undisturbed run. The delay is uniform over what the process still has to compute, its start included (taken
+    as 70 % of a run); when it ends before, the run is through and a new folder begins. first: number of the first folder. Raises RuntimeError when a run fails of itself.
     """
-    draw, done, run = random.Random(seed), 0, 0
+    draw, done, run = random.Random(seed), 0, first
     waiting: list[Kill] = []  # for a process that goes on
     while done < count or waiting:
         workdir = folder / f"killed_{run:03d}"
         newest, begun = max(steps_of(workdir), default=0), _starts(workdir)
-        left = times[0] + (times[1] - times[0]) * (1 - newest / steps)
+        left = cpu_seconds * (0.7 + 0.3 * (1 - newest / steps))
         delay = draw.uniform(0, left) if done < count else 900.0
         process = launch(command, workdir)
-        ended = process.ended(delay)
+        ended = process.computed(delay)
         if not ended:
             process.kill()
         if ended and process.code != 0:

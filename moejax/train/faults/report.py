@@ -43,7 +43,9 @@ def page(found: Mapping[str, Any]) -> str:
     where = found["killed"]["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
     commit = f", commit {where['git']['commit'][:12]}" if where["git"] else ""
-    verdict = "Nothing was lost." if is_clean(found) else "**Something was lost: see below.**"
+    verdict = (
+        "Everything was as it should be." if is_clean(found) else "**Not everything was as it should be: see below.**"
+    )
     lines = [
         "# Fault campaign",
         "",
@@ -73,11 +75,11 @@ def _killed(part: Mapping[str, Any]) -> list[str]:
         "## Kills",
         "",
         "A V-MoE of one block (`configs/vit/patchwork.py:smoke,model=vmoe`) trains 24 steps, with a row of metrics every step and a checkpoint",
-        "every second one. SIGKILL comes after a delay that is uniform over all that the process still has to do, its start included;",
+        f"every second one. SIGKILL comes after a {part['clock']} that is uniform over all that the process still has to do, its start included;",
         "the same command then goes on, is killed again, and so on until it comes to its end. Then every leaf of the last checkpoint",
         "(parameters, optimiser, average, router state, key) and every row of metrics are compared with those of a run that was left",
-        f"alone, bit by bit. That takes {part['undisturbed_seconds']:.1f} seconds, the kills {part['mean_cpu_seconds']} seconds of",
-        "processor time each.",
+        f"alone, bit by bit. That takes {part['undisturbed_seconds']:.1f} seconds of {part['clock']}; the killed processes took",
+        f"{part['mean_cpu_seconds']} seconds of processor time each.",
         "",
         "| killed while | kills | mean CPU seconds |",
         "|---|---:|---:|",
