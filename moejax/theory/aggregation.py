@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
+from scipy.special import softmax
 
 _RIDGE = 1e-9  # keeps steps of the gates finite where an expert gets nothing
 
@@ -37,14 +38,11 @@ def affine(x: Float[np.ndarray, "S D"]) -> Float[np.ndarray, "S _"]:
 
 def sample(
     params: SoftmaxExperts, inputs: Float[np.ndarray, "S _"], draw: np.random.Generator
-) -> Float[np.ndarray, "S"]:
-    """Responses at affine inputs."""
-    scores = inputs @ np.asarray(params.gate)
-    chance = np.exp(scores - scores.max(axis=1, keepdims=True))
-    chance /= chance.sum(axis=1, keepdims=True)
-    expert = (draw.random((len(inputs), 1)) > np.cumsum(chance, axis=1)[:, :-1]).sum(axis=1)
+) -> tuple[Float[np.ndarray, "S"], Int[np.ndarray, "S"]]:
+    """Responses at affine inputs, and the expert that each is of."""
+    expert = (draw.random((len(inputs), 1)) > np.cumsum(_gates(params, inputs), axis=1)[:, :-1]).sum(axis=1)
     mean = np.sum(inputs * np.asarray(params.expert).T[expert], axis=1)
-    return mean + np.sqrt(np.asarray(params.variance))[expert] * draw.standard_normal(len(inputs))
+    return mean + np.sqrt(np.asarray(params.variance))[expert] * draw.standard_normal(len(inputs)), expert
 
 
 def fitted_gate(
@@ -148,6 +146,23 @@ def reduced(
     moved, cost = plan(params)
     gate = fitted_gate(jnp.zeros_like(params.gate), inputs, jnp.sum(moved, axis=1), gate_steps)
     return SoftmaxExperts(gate, params.expert, params.variance), jnp.append(costs, cost)
+
+
+def predicted(params: SoftmaxExperts, inputs: Float[np.ndarray, "S _"]) -> Float[np.ndarray, "S"]:
+    """The mean response at affine inputs, on the host."""
+    return np.sum(_gates(params, inputs) * (inputs @ np.asarray(params.expert)), axis=1)
+
+
+def clusters(
+    params: SoftmaxExperts, inputs: Float[np.ndarray, "S _"], y: Float[np.ndarray, "S"]
+) -> Int[np.ndarray, "S"]:
+    """The expert of every observation: the likeliest, given its input and its response."""
+    variance, off = np.asarray(params.variance), y[:, None] - inputs @ np.asarray(params.expert)
+    return np.argmax(_gates(params, inputs) * np.exp(-0.5 * off * off / variance) / np.sqrt(variance), axis=1)
+
+
+def _gates(params: SoftmaxExperts, inputs: Float[np.ndarray, "S _"]) -> Float[np.ndarray, "S E"]:
+    return softmax(inputs @ np.asarray(params.gate), axis=1)
 
 
 def averaged(local: SoftmaxExperts) -> SoftmaxExperts:

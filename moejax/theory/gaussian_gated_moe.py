@@ -43,6 +43,13 @@ def features(x: Float[np.ndarray, "S D"], y: Float[np.ndarray, "S"]) -> Float[np
     return joint[:, rows] * joint[:, columns]
 
 
+def exponents(form: Float[Array, "E _ _"]) -> Float[Array, "E _"]:
+    """Of `features`, for -1/2 (1, x, y) Q (1, x, y)' with symmetric Q."""
+    rows, columns = np.triu_indices(form.shape[1])
+    twice = jnp.asarray(np.where(rows == columns, 1.0, 2.0), form.dtype)
+    return -0.5 * form[:, rows, columns] * twice[None]
+
+
 def joint_coefficients(params: GaussianGated) -> Float[Array, "_ E"]:
     """Of `features`, for log pi_i + log N(x | c_i, Gamma_i) + log N(y | a_i x + b_i, nu_i)."""
     dim = params.centre.shape[1]
@@ -54,9 +61,7 @@ def joint_coefficients(params: GaussianGated) -> Float[Array, "_ E"]:
     gate = gate.at[:, 0, 1:-1].set(-pulled).at[:, 1:-1, 0].set(-pulled).at[:, 1:-1, 1:-1].set(precision)
     off = jnp.concatenate([-params.bias[:, None], -params.weight, jnp.ones_like(params.bias)[:, None]], axis=1)
     form = gate + off[:, :, None] * off[:, None, :] / params.variance[:, None, None]
-    rows, columns = np.triu_indices(dim + 2)
-    twice = jnp.asarray(np.where(rows == columns, 1.0, 2.0), form.dtype)
-    coefficients = -0.5 * form[:, rows, columns] * twice[None]
+    coefficients = exponents(form)
     spread = jnp.linalg.slogdet(params.covariance)[1] + jnp.log(params.variance)
     constant = params.log_mass - 0.5 * ((dim + 1) * math.log(2 * math.pi) + spread)
     return coefficients.at[:, 0].add(constant).T

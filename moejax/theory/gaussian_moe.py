@@ -25,18 +25,22 @@ from moejax.routing.gates.linear import Linear
 class GaussianMoE:
     """gate: scores of x, a method of `routing.gates`. num_selected_experts: K of a top-K gate (None: all).
 
+    constant: the gate sees (x, 1) in place of x, so that there are directions among its inputs.
     select: what the K largest are taken of: 'logit' the scores, or 'inner' the inner products without the bias.
-    Parameters: {'gate': of the gate with D = 1, 'weight': a [E], 'bias': b [E], 'log_variance': log nu [E]}, float64.
-    Raises SpecError for K below 1, and where 'inner' meets a gate without inner products.
+    Parameters: {'gate': of the gate with D = 1 (2 with `constant`), 'weight': a [E], 'bias': b [E], 'log_variance': log nu [E]}, float64.
+    Raises SpecError for K below 1, and where 'inner' meets a gate without inner products or a constant input.
     """
 
     gate: Gate = dataclasses.field(default=Linear(bias=True), metadata={"room": "routing.gates"})
     num_selected_experts: int | None = None
     select: Literal["logit", "inner"] = "logit"
+    constant: bool = False
 
     def __post_init__(self) -> None:
         if self.num_selected_experts is not None and self.num_selected_experts < 1:
             raise SpecError(f"num_selected_experts={self.num_selected_experts} must be at least 1 (None: all).")
+        if self.select == "inner" and self.constant:
+            raise SpecError("select='inner' ranks products with x alone; use select='logit' with constant=True.")
         if self.select == "inner" and not isinstance(self.gate, Linear):
             raise SpecError(
                 f"select='inner' needs the gate 'linear', not {type(self.gate).__name__}; use select='logit'."
@@ -44,7 +48,8 @@ class GaussianMoE:
 
     def log_gates(self, params: Any, x: Float[Array, "N"]) -> Float[Array, "N E"]:
         """Logarithms of the gates; -inf for experts that are not selected."""
-        scores = self.gate.logits(params["gate"], x[:, None])
+        seen = jnp.stack([x, jnp.ones_like(x)], axis=1) if self.constant else x[:, None]
+        scores = self.gate.logits(params["gate"], seen)
         if self.num_selected_experts is not None:
             ranked = x[:, None] * params["gate"]["kernel"] if self.select == "inner" else scores
             chosen = jax.lax.top_k(jax.lax.stop_gradient(ranked), self.num_selected_experts)[1]

@@ -4,6 +4,7 @@ Source: Xu, Jordan and Hinton 1994 ("An alternative model for mixtures of expert
     ("High-dimensional regression with Gaussian mixtures and partially-latent response variables"), section 5, for the sums.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ _ROWS = 1024  # of a block: small enough to stay in the cache
 class JointFit:
     """params: reached. value: of the joint log-likelihood per observation before the last step. steps: taken. converged: by tolerance."""
 
-    params: GaussianGated
+    params: Any
     value: Float[Array, "..."] | Float[np.ndarray, "..."]
     steps: Int[Array, "..."] | Int[np.ndarray, "..."]
     converged: Bool[Array, "..."] | Bool[np.ndarray, "..."]
@@ -52,7 +53,14 @@ def step(params: GaussianGated, data: Blocks, floor: Any = 0.0) -> tuple[Gaussia
     """One step, and the joint log-likelihood per observation before it. floor: added to variances of inputs and responses (0: the
     likelihood never falls).
     """
-    coefficients = joint_coefficients(params)
+    sums, value = expected_sums(joint_coefficients(params), data)
+    return maximised(sums, floor), value
+
+
+def expected_sums(coefficients: Float[Array, "_ E"], data: Blocks) -> tuple[Float[Array, "E _"], Float[Array, ""]]:
+    """Sums of `features` weighted by every expert's responsibilities, and the joint log-likelihood per observation. coefficients: of
+    `features`, for the logarithm of each expert's joint density.
+    """
 
     def one(index: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         sums, value = carry
@@ -64,17 +72,25 @@ def step(params: GaussianGated, data: Blocks, floor: Any = 0.0) -> tuple[Gaussia
 
     zeros = jnp.zeros(coefficients.T.shape, coefficients.dtype)
     sums, value = jax.lax.fori_loop(0, data.used, one, (zeros, jnp.zeros((), zeros.dtype)))
-    return maximised(sums, floor), value / jnp.sum(sums[:, 0])
+    return sums, value / jnp.sum(sums[:, 0])
+
+
+def mean_products(sums: Float[Array, "E _"]) -> Float[Array, "E _ _"]:
+    """Of sums of `features`, the weighted means of all products as symmetric matrices."""
+    width = round((np.sqrt(8 * sums.shape[1] + 1) - 1) / 2)
+    rows, columns = np.triu_indices(width)
+    means = sums / sums[:, :1]
+    return (
+        jnp.zeros((len(sums), width, width), sums.dtype).at[:, rows, columns].set(means).at[:, columns, rows].set(means)
+    )
 
 
 @jax.jit
 def maximised(sums: Float[Array, "E _"], floor: Any = 0.0) -> GaussianGated:
     """The best parameters for sums of `features`, weighted by the responsibilities of every expert."""
     dim = round((np.sqrt(8 * sums.shape[1] + 1) - 5) / 2)
-    rows, columns = np.triu_indices(dim + 2)
     mass = sums[:, 0]
-    moments = jnp.zeros((len(mass), dim + 2, dim + 2), sums.dtype)
-    moments = moments.at[:, rows, columns].set(sums / mass[:, None]).at[:, columns, rows].set(sums / mass[:, None])
+    moments = mean_products(sums)
     centre, mean = moments[:, 0, 1:-1], moments[:, 0, -1]
     covariance = moments[:, 1:-1, 1:-1] - centre[:, :, None] * centre[:, None, :]
     covariance = covariance + floor * jnp.eye(dim, dtype=sums.dtype)[None]
@@ -93,7 +109,15 @@ def maximised(sums: Float[Array, "E _"], floor: Any = 0.0) -> GaussianGated:
 
 @jax.jit
 def fit(start: GaussianGated, data: Blocks, max_steps: Any, tolerance: Any, floor: Any = 0.0) -> JointFit:
-    """Until a step raises the log-likelihood by at most `tolerance` times the whole rise since the first step, or `max_steps`."""
+    """`climbed` by steps of EM."""
+    return climbed(lambda params: step(params, data, floor), start, max_steps, tolerance)
+
+
+def climbed(one_step: Callable[[Any], tuple[Any, Array]], start: Any, max_steps: Any, tolerance: Any) -> JointFit:
+    """Until a step raises the log-likelihood by at most `tolerance` times the whole rise since the first step, or `max_steps`.
+
+    one_step: parameters -> better ones, and the log-likelihood before. Parameters float64.
+    """
 
     def unfinished(carry: tuple[Any, ...]) -> Array:
         _, first, before, last, steps = carry
@@ -101,9 +125,9 @@ def fit(start: GaussianGated, data: Blocks, max_steps: Any, tolerance: Any, floo
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
         params, first, _, last, steps = carry
-        new, value = step(params, data, floor)
+        new, value = one_step(params)
         return new, jnp.where(steps == 0, value, first), last, value, steps + 1
 
-    low = jnp.asarray(-jnp.inf, data.products.dtype)
+    low = jnp.asarray(-jnp.inf, start.log_mass.dtype)
     params, first, before, last, steps = jax.lax.while_loop(unfinished, body, (start, low, low, low, jnp.asarray(0)))
     return JointFit(params, last, steps, last - before <= tolerance * (last - first))

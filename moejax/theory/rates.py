@@ -119,6 +119,15 @@ def error_curves(
     return tuple(curves)
 
 
+def paired_ratio(
+    above: Float[np.ndarray, "_"], below: Float[np.ndarray, "_"], *, resamples: int = 1000
+) -> tuple[float, tuple[float, float]]:
+    """Of the means of values of the same replicates, with the 95 % interval of resampled replicates."""
+    index = np.random.default_rng(0).integers(len(above), size=(resamples, len(above)))
+    low, high = np.quantile(above[index].mean(axis=1) / below[index].mean(axis=1), [0.025, 0.975])
+    return float(above.mean() / below.mean()), (float(low), float(high))
+
+
 def check_protocol(sizes: Sequence[int], replicates: int, fewest_examples: int) -> None:
     """Raises SpecError for sizes and replicates that give no interval of a slope."""
     if len(sizes) < _FEWEST_SIZES or min(sizes) < fewest_examples or replicates < _FEWEST_REPLICATES:

@@ -10,7 +10,7 @@ Deviations: the slope is by ordinary least squares, where their package uses a r
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from moejax.core.errors import SpecError
 
@@ -72,8 +72,19 @@ def data_driven_slope(dimension: Float[np.ndarray, "_"], contrast: Float[np.ndar
     return Selection(models[start], float(np.median(slopes[start : start + int(lengths.max())])))
 
 
+def best_of_each(dimension: Float[np.ndarray, "_"], contrast: Float[np.ndarray, "_"]) -> Int[np.ndarray, "_"]:
+    """Of models with as many parameters the index of the one with the least contrast, in the order of dimensions: no penalty that is a
+    function of the dimension selects another.
+    """
+    order = np.lexsort((contrast, dimension))
+    return order[np.unique(dimension[order], return_index=True)[1]]
+
+
 def _check(dimension: Float[np.ndarray, "_"], contrast: Float[np.ndarray, "_"]) -> None:
     if len(dimension) < 3 or len(dimension) != len(contrast) or not np.all(np.isfinite(contrast)):
         raise SpecError(
             f"{len(dimension)} dimensions and {len(contrast)} contrasts must be of the same models, at least 3, and finite."
         )
+
+
+RULES = {"dimension jump": dimension_jump, "data-driven slope": data_driven_slope}

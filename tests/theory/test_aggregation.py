@@ -11,10 +11,12 @@ from moejax.theory.aggregation import (
     SoftmaxExperts,
     affine,
     averaged,
+    clusters,
     em_step,
     fitted_gate,
     grouped,
     permuted,
+    predicted,
     reduced,
     sample,
 )
@@ -83,7 +85,7 @@ def test_gates_are_those_that_made_the_shares():
 
 def test_steps_raise_the_likelihood():
     inputs = affine(np.random.default_rng(2).standard_normal((2000, 2)))
-    y = sample(TRUTH, inputs, np.random.default_rng(3))
+    y = sample(TRUTH, inputs, np.random.default_rng(3))[0]
     assert y.mean() == pytest.approx(
         (inputs @ TRUTH.expert * (softmax(inputs @ TRUTH.gate))).sum(axis=1).mean(), abs=0.06
     )
@@ -99,3 +101,15 @@ def test_steps_raise_the_likelihood():
 
 def softmax(scores):
     return np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+
+
+def test_means_and_groups_by_hand():
+    # At input zero the gates are proportional to e^0.5, e^-0.2 and 1, the means 2, -2 and 0.
+    gates = np.exp([0.5, -0.2, 0.0])
+    inputs = affine(np.zeros((3, 2)))
+    expected = (2 * gates[0] - 2 * gates[1]) / gates.sum()
+    np.testing.assert_allclose(predicted(TRUTH, inputs), [expected] * 3)
+    # Next to a mean its own expert is the likeliest.
+    np.testing.assert_array_equal(clusters(TRUTH, inputs, np.array([1.9, -2.1, 0.1])), [0, 1, 2])
+    # Halfway between 2 and 0: e^0.5 e^(-1 / 0.5) / 0.5 = 0.4463 against e^(-1 / 0.72) / 0.6 = 0.4156.
+    assert clusters(TRUTH, inputs[:1], np.array([1.0])) == [0]

@@ -26,7 +26,7 @@ from moejax.theory.findings import Chart, Expected, Finding, judged
 from moejax.theory.gaussian_gated_moe import GaussianGated, features, log_density, num_parameters
 from moejax.theory.joint_em import blocked, fit, maximised
 from moejax.theory.rates import check_protocol, error_curves, rate_findings
-from moejax.theory.slope_heuristics import data_driven_slope, dimension_jump
+from moejax.theory.slope_heuristics import RULES
 from moejax.theory.studies.contract import Raw
 
 _CENTRES, _COVARIANCES, _DEVIATION = np.array([0.2, 0.8]), np.array([0.1, 0.15]), 0.3
@@ -34,7 +34,6 @@ _MEANS = {  # coefficients of 1, x, x^2 of both experts
     "linear": np.array([[2.0, -5.0, 0.0], [0.0, 0.1, 0.0]]),
     "parabolic": np.array([[1.0, -6.0, 1.0], [0.0, 0.0, -0.4]]),
 }
-_RULES = {"dimension jump": dimension_jump, "data-driven slope": data_driven_slope}
 _FLOOR = 1e-6  # least variance of inputs and responses of an expert, whose truth has 0.09 and more
 
 
@@ -114,7 +113,7 @@ class ModelSelection:
         experts, divergence = np.full(len(raw["contrast"]), np.nan), np.full(len(raw["contrast"]), np.nan)
         for trial, contrast in enumerate(raw["contrast"]):
             if np.all(np.isfinite(contrast)):
-                model = _RULES[rule](dimension, contrast).model
+                model = RULES[rule](dimension, contrast).model
                 experts[trial], divergence[trial] = self.num_experts[model], raw["divergence"][trial, model]
         return experts, divergence
 
@@ -122,7 +121,7 @@ class ModelSelection:
         found: list[Finding] = []
         for case in _MEANS:
             found += rate_findings(_EXPECTED[case], self._errors(raw, case))
-        for rule in _RULES:
+        for rule in RULES:
             chosen = {n: self.selected(raw[f"linear-{n}"], rule)[0] for n in self.sizes}
             kept = np.concatenate([experts[np.isfinite(experts)] for experts in chosen.values()])
             share = Expected(
@@ -155,7 +154,7 @@ class ModelSelection:
         return {n: self._divergences(raw[f"{case}-{n}"], case) for n in self.sizes}
 
     def _divergences(self, raw: Raw, case: str) -> dict[str, Float[np.ndarray, "_"]]:
-        found = {f"{case}: divergence by {rule}": self.selected(raw, rule)[1] for rule in _RULES}
+        found = {f"{case}: divergence by {rule}": self.selected(raw, rule)[1] for rule in RULES}
         return found | {f"{case}: divergence by knowing the truth": raw["divergence"][:, self.num_experts.index(2)]}
 
     def _best(self, x: Any, y: Any, data: Any, num_experts: int, draw: np.random.Generator) -> GaussianGated:

@@ -3,8 +3,10 @@
 Two atoms of a softmax share one true atom, where their errors cancel to some order, or to all of them. A sigmoid whose kernel is not
 zero is no sum of two others, so that the atom too many closes, and the true ones are found as if it were not there. Linear experts are
 the exception: s(u) h = h - s(-u) h, so that an expert's mirror image and one of a constant gate stand for it; starts lie near the truth.
+Where a true kernel is zero, in the paper's first regime, its sigmoid is a constant that two others can share, and the softmax's rates return for
+those fits that share it; as good are fits whose third expert is the null function, GELU(0), which belongs to no cell of the truth.
 Source: Nguyen, Ho and Rinaldo 2024 ("Sigmoid gating is more sample efficient than softmax gating in mixture of experts"), theorems 2
-    to 4 (their second regime, gate kernels that are not zero) and the figure that compares the two gates.
+    to 4 (both regimes: gate kernels of over-specified experts zero, and not) and the figure that compares the two gates.
 Deviations: own truth, inputs on a grid, the error is that of the nearest fitted expert, since an expert too many has no true one under
     a sigmoid. Rates of ReLU and linear experts under a softmax are given as the flat directions that make them worse than any power.
 """
@@ -32,6 +34,10 @@ from moejax.theory.studies.contract import Raw
 
 TRUTH = np.array([[0.3, 1.5, 3.0, 1.0], [0.0, -1.0, -2.0, 1.5]]).reshape(-1)
 """Of both gates; neither kernel is zero."""
+CONSTANT = np.array([[0.3, 0.0, 3.0, 1.0], [0.0, -1.0, -2.0, 1.5]]).reshape(-1)
+"""The same experts; the gate of the first does not depend on x."""
+CASES = {"sigmoid": ("sigmoid", TRUTH), "softmax": ("softmax", TRUTH), "constant": ("sigmoid", CONSTANT)}
+"""Gate and truth of the fits, by the first word of a part."""
 GATES, EXPERTS = ("sigmoid", "softmax"), ("relu", "linear", "gelu")
 _CONVERGED = 1e-2  # largest entry of the gradient above which a fit has failed, in units of its deviation at the truth
 _FLAT = {
@@ -69,7 +75,8 @@ class SigmoidGate:
     def protocol(self) -> str:
         return (
             f"Data of a sigmoid and of a softmax mixture of the same two experts, three fitted by least squares with the same gate from "
-            f"{2 * len(self.widths)} starts; responses are means at {self.grid} inputs with noise {self.noise}."
+            f"{2 * len(self.widths)} starts; and a sigmoid mixture one of whose gates is constant; responses are means at {self.grid} "
+            f"inputs with noise {self.noise}."
         )
 
     @property
@@ -92,20 +99,30 @@ class SigmoidGate:
             summary="median",
             why="largest distance of a fitted expert to its nearest true one: the rate of a cell of two strongly identifiable experts",
         )
-        return *own, cell
+        first = Expected(
+            quantity="constant gelu, every atom",
+            value=-0.25,
+            tolerance=0.07,
+            summary="median",
+            why="the same distance under a sigmoid where a true gate is constant, the first regime; most fits make the atom too many the null "
+            "expert, a = b = 0, whose GELU is zero, at a fixed distance of 2.5",
+        )
+        return *own, cell, first
 
     @property
     def parts(self) -> tuple[str, ...]:
-        return tuple(f"{gate}-{expert}-{n}" for gate in GATES for expert in EXPERTS for n in self.sizes)
+        own = tuple(f"{gate}-{expert}-{n}" for gate in GATES for expert in EXPERTS for n in self.sizes)
+        return own + tuple(f"constant-gelu-{n}" for n in self.sizes)
 
     def estimates(self, part: str) -> Raw:
         """'params' [R 12], with 'value', 'slope' and 'curvature' [R] of the least squares."""
-        gate, expert, size = part.split("-")
+        case, expert, size = part.split("-")
+        gate, true = CASES[case]
         model = LeastSquaresMoE(expert=expert, gating=gate, bound=self.bound)  # type: ignore[arg-type]
-        draw = np.random.default_rng((self.seed, GATES.index(gate), EXPERTS.index(expert), int(size)))
+        draw = np.random.default_rng((self.seed, list(CASES).index(case), EXPERTS.index(expert), int(size)))
         x = np.linspace(-3, 3, self.grid)
-        means = mean_responses(host_regression(model, TRUTH, x), int(size), self.noise, self.replicates, draw)
-        starts = split_starts(TRUTH, np.array(self.widths), self.replicates, draw, shared_mass=gate == "softmax")
+        means = mean_responses(host_regression(model, true, x), int(size), self.noise, self.replicates, draw)
+        starts = split_starts(true, np.array(self.widths), self.replicates, draw, shared_mass=case != "sigmoid")
         return model.best_fits(starts, x, means, iterations=self.iterations)
 
     def errors(self, part: str, raw: Raw) -> dict[str, Float[np.ndarray, "_"]]:
@@ -122,12 +139,12 @@ class SigmoidGate:
         found = list(rate_findings(self.expected, errors))
         for expert in EXPERTS[:2]:
             failed = sum(int(np.sum(~np.isfinite(errors[n][f"softmax {expert}"]))) for n in self.sizes)
-            lost = Expected(
-                quantity=f"softmax {expert}", value=0.0, tolerance=0.0, why="slower than any power of n, or n^(-1/4)"
-            )
-            found.append(
-                untestable(lost, f"not identified: {_FLAT[expert]}, and the function stays the same.", failed=failed)
-            )
+            for case, count in (("softmax", failed), ("constant", 0)):
+                lost = Expected(
+                    quantity=f"{case} {expert}", value=0.0, tolerance=0.0, why="slower than any power of n, or n^(-1/4)"
+                )
+                reason = f"not identified: {_FLAT[expert]}, and the function stays the same."
+                found.append(untestable(lost, reason, failed=count))
         for expert in EXPERTS:
             below = Expected(
                 quantity=f"sigmoid below softmax, {expert}",
@@ -140,7 +157,7 @@ class SigmoidGate:
         return tuple(found)
 
     def chart(self, raw: Mapping[str, Raw]) -> Chart:
-        names = [f"{gate} {expert}" for gate in GATES for expert in EXPERTS]
+        names = [f"{gate} {expert}" for gate in GATES for expert in EXPERTS] + ["constant gelu, every atom"]
         curves = error_curves(self._errors(raw), names, summary="median")
         return Chart(curves=curves, y_label="distance to the nearest fitted expert")
 

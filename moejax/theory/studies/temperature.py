@@ -7,7 +7,6 @@ Deviations: truth, starts and sizes are ours; inputs and responses lie on a latt
 """
 
 import dataclasses
-import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from moejax.core.errors import SpecError
 from moejax.routing.gates.temperature import ACTIVATIONS, Temperature
@@ -23,7 +22,7 @@ from moejax.theory.findings import Chart, Curve, Expected, Finding, judged, unte
 from moejax.theory.gaussian_moe import GaussianMoE
 from moejax.theory.identifiability import flat_directions, least_eigenvalue, parameter_names
 from moejax.theory.lattice import Lattice
-from moejax.theory.newton import by_autodiff, maximise
+from moejax.theory.lattice_fit import cell_probabilities, lattice_fits
 from moejax.theory.rates import check_protocol, error_curves, rate_findings
 from moejax.theory.studies.contract import Raw
 
@@ -79,7 +78,7 @@ class LearnedTemperature:
         """
         router, size = part.rsplit("-", 1)
         draw = np.random.default_rng((self.seed, self.routers.index(router), int(size)))
-        probabilities = self._probabilities(router)
+        probabilities = cell_probabilities(_model(router), TRUTH, self.lattice)
         counts = np.stack([self.lattice.counts(probabilities, int(size), draw) for _ in range(self.replicates)])
         with jax.enable_x64(True):
             theta, unravel = ravel_pytree(jax.tree.map(jnp.asarray, TRUTH))
@@ -90,7 +89,10 @@ class LearnedTemperature:
             starts[:, bias] *= factors[:, 1]
             starts[:, log_tau] += np.log(factors[:, 2])
             shares = jnp.asarray(counts / float(size))
-            fits = _fitted(jnp.asarray(starts), shares, self, GaussianMoE(gate=Temperature(activation=router)))  # type: ignore[arg-type]
+            fits = lattice_fits(
+                jnp.asarray(starts), shares, jax.tree.map(jnp.asarray, TRUTH), jnp.asarray(_free()), model=_model(router),
+                lattice=self.lattice, iterations=self.iterations, at_once=self.at_once,
+            )  # fmt: skip
             found = jax.tree.map(np.asarray, jax.vmap(unravel)(fits.params))
             gate = found["gate"]
             return {
@@ -123,8 +125,10 @@ class LearnedTemperature:
 
     def information(self, router: str) -> tuple[Float[np.ndarray, "_ _"], tuple[str, ...]]:
         """Fisher information of one observation at the truth, without the pinned gate, and the names of its rows."""
-        model = GaussianMoE(gate=Temperature(activation=router))  # type: ignore[arg-type]
-        information = model.fisher_information(TRUTH, self.lattice.x, self.lattice.y, self._probabilities(router))
+        model = _model(router)
+        information = model.fisher_information(
+            TRUTH, self.lattice.x, self.lattice.y, cell_probabilities(_model(router), TRUTH, self.lattice)
+        )
         free, names = np.flatnonzero(_free()), parameter_names(TRUTH)
         return information[np.ix_(free, free)], tuple(names[index] for index in free)
 
@@ -165,12 +169,9 @@ class LearnedTemperature:
         found = {n: self.errors(raw[f"{router}-{n}"]) for n in self.sizes}
         return {n: {f"{router}: {name}": values for name, values in errors.items()} for n, errors in found.items()}
 
-    def _probabilities(self, router: str) -> Float[np.ndarray, "_"]:
-        model = GaussianMoE(gate=Temperature(activation=router))  # type: ignore[arg-type]
-        with jax.enable_x64(True):
-            params = jax.tree.map(jnp.asarray, TRUTH)
-            log_p = model.log_density(params, jnp.asarray(self.lattice.x), jnp.asarray(self.lattice.y))
-        return self.lattice.probabilities(np.asarray(log_p))
+
+def _model(router: str) -> GaussianMoE:
+    return GaussianMoE(gate=Temperature(activation=router))  # type: ignore[arg-type]
 
 
 _GATE = ("gate kernel 0 0", "gate bias 0", "gate log_temperature")
@@ -185,22 +186,6 @@ def _free() -> np.ndarray:
     """All but the gate of the second expert."""
     pinned = {"gate bias 1", "gate kernel 0 1"}
     return np.array([name not in pinned for name in parameter_names(TRUTH)])
-
-
-@functools.partial(jax.jit, static_argnames=("study", "model"))
-def _fitted(
-    starts: Float[Array, "_ _"], shares: Float[Array, "_ _"], study: LearnedTemperature, model: GaussianMoE
-) -> Any:
-    """All replicates of one size; the likelihood is per observation. Compiled once for all sizes."""
-    unravel = ravel_pytree(jax.tree.map(jnp.asarray, TRUTH))[1]
-    x, y = jnp.asarray(study.lattice.x), jnp.asarray(study.lattice.y)
-
-    def one(arrays: tuple[Array, Array]) -> Any:
-        start, share = arrays
-        value = by_autodiff(lambda theta: jnp.sum(share * model.log_density(unravel(theta), x, y)))
-        return maximise(value, start, iterations=study.iterations, free=jnp.asarray(_free()))
-
-    return jax.lax.map(one, (starts, shares), batch_size=study.at_once)
 
 
 EXAMPLES = (LearnedTemperature(),)

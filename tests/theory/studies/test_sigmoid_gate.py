@@ -6,7 +6,7 @@ import pytest
 from moejax.core.errors import SpecError
 from moejax.theory.least_squares_moe import LeastSquaresMoE, host_regression
 from moejax.theory.rates import rate
-from moejax.theory.studies.sigmoid_gate import TRUTH, SigmoidGate
+from moejax.theory.studies.sigmoid_gate import CONSTANT, TRUTH, SigmoidGate
 
 
 @pytest.mark.slow
@@ -47,19 +47,34 @@ def test_a_linear_expert_under_a_sigmoid_has_a_mirror_image():
     assert gaps["linear"] < 1e-13 and gaps["relu"] > 0.1
 
 
+def test_a_constant_gate_is_shared_by_two_and_a_turning_one_is_not():
+    """Sigmoids of kernel zero whose sum is the true one's: three experts are exactly two."""
+    model, x = LeastSquaresMoE(expert="gelu", gating="sigmoid"), np.linspace(-3, 3, 30)
+    first, second = CONSTANT.reshape(2, 4)
+    half = 1 / (1 + np.exp(-first[0])) / 2
+    shared = np.stack([first, first])
+    shared[:, 0] = np.log(half / (1 - half))
+    np.testing.assert_allclose(
+        host_regression(model, np.concatenate([*shared, second]), x), host_regression(model, CONSTANT, x), atol=1e-13
+    )
+    assert first[1] == 0 and second[1] != 0
+
+
 def test_findings_name_what_is_not_identified():
     study = SigmoidGate(sizes=(10**6, 10**7, 10**8), replicates=5)
     draw = np.random.default_rng(0)
 
     def raw(part):
-        rate = 0.0 if part.startswith("softmax") else -0.5
+        rate = {"softmax": 0.0, "sigmoid": -0.5, "constant": -0.25}[part.partition("-")[0]]
         params = np.tile(np.concatenate([TRUTH, [0.0, 0.0, 9.0, 9.0]]), (5, 1))
         params[:, [2, 3]] += 0.5 * int(part.rpartition("-")[2]) ** rate * (1 + 0.01 * draw.random((5, 1)))
         return {"params": params, "slope": np.zeros(5)}
 
     findings = {one.expected.quantity: one for one in study.findings({part: raw(part) for part in study.parts})}
     assert findings["sigmoid relu"].measured == pytest.approx(-0.5, abs=0.01)
-    assert findings["softmax gelu, every atom"].verdict == "not confirmed"
+    for case in ("softmax", "constant"):  # the atom too many is far from every true one, whatever n
+        assert findings[f"{case} gelu, every atom"].verdict == "not confirmed"
+        assert "move apart" in findings[f"{case} linear"].reason
     assert findings["softmax relu"].verdict == "not testable" and "trade their sizes" in findings["softmax relu"].reason
     assert findings["sigmoid below softmax, linear"].measured == 1.0
 
