@@ -3,6 +3,7 @@
   python experiments/generate.py --checkpoint ~/OLMoE-1B-7B-0924 --prompt "Mixtures of experts are" --steps 40
   python experiments/generate.py --checkpoint ~/Mixtral-8x7B-v0.1 --dtype bfloat16 --prompt "Once" --temperature 0.8 --top_p 0.9
   python experiments/generate.py --checkpoint tests/interop/recorded/olmoe --tokens 54,40,32 --steps 8
+  python experiments/generate.py --checkpoint runs/top_k --prompt "Return the" --steps 200 --temperature 0.7
 
 A folder of the hub has config.json and safetensors (Mixtral, Qwen2-MoE, Qwen3-MoE, OLMoE, DeepSeekMoE); nothing is
 downloaded. A prompt of text needs its tokenizer.json and the library tokenizers (moejax[interop]); otherwise give token numbers,
@@ -22,6 +23,9 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 
 from moejax.core.errors import SpecError
+from moejax.data import opening
+from moejax.data.byte_text import ByteTokenizer
+from moejax.data.text_dataset import TextPipeline
 from moejax.interop import language_models
 from moejax.interop.weight_folder import CONFIG, read_config
 from moejax.models.decoder import Decoder
@@ -58,7 +62,13 @@ def load(folder: Path) -> language_models.Loaded:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer beside the weights; None where there is none, or not the library. Raises SpecError for a broken one."""
+    """The tokenizer beside the weights, bytes for a run that was trained on them; None where there is none, or not the library.
+
+    Raises SpecError for a broken one.
+    """
+    data = read_config(folder).get("data") if (folder / CONFIG).is_file() else None
+    if isinstance(data, dict) and opening.pipeline_type(data.get("name")) is TextPipeline:
+        return ByteTokenizer()
     try:
         from tokenizers import Tokenizer
     except ImportError:

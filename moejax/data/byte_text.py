@@ -3,6 +3,7 @@
 Source: ours; models over bytes: Xue et al. 2022, "ByT5: Towards a Token-Free Future with Pre-trained Byte-to-Byte Models".
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -41,6 +42,25 @@ def encode(text: str | bytes) -> Int[np.ndarray, "T"]:
 def decode(tokens: Iterable[Any]) -> str:
     """The text of tokens (integers, or an array [T] of them); what is no byte is left out, and bytes that are no UTF-8 become the replacement character."""
     return bytes(int(token) for token in tokens if 0 <= int(token) < BEGIN).decode(errors="replace")
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """ids: the tokens of a text."""
+
+    ids: list[int]
+
+
+class ByteTokenizer:
+    """`encode` and `decode` in the form that the tokenizers of other models have."""
+
+    def encode(self, text: str) -> Encoded:
+        """`BEGIN`, then the bytes."""
+        return Encoded(encode(text).tolist())
+
+    def decode(self, ids: Iterable[Any]) -> str:
+        """As the function `decode`."""
+        return decode(ids)
 
 
 def joined(documents: Sequence[bytes]) -> Int[np.ndarray, "M"]:

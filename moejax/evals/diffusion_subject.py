@@ -57,8 +57,7 @@ class DiffusionSubject(TaskSubject):
 
     def apply(self, params: Any, inputs: Float[Array, "B height width channels"]) -> Float[Array, "B ..."]:
         """Predictions for `inputs`, at their times and labels."""
-        first = self._first
-        return self.task.predict(params, self.state, inputs, jnp.asarray(first["time"]), jnp.asarray(first["label"]))
+        return self.task.predict(params, self.state, inputs, self._first["time"], self._first["label"])
 
     @property
     def task_itself(self) -> Any:
@@ -69,8 +68,9 @@ class DiffusionSubject(TaskSubject):
         return self.task.noised(batch["image"], batch["noise"], batch["time"])
 
     def _drawn(self, batch: Mapping[str, Any], key: Any) -> dict[str, Any]:
-        image, noise, time = self.task.training_draws(batch, key)
-        return {"image": image, "noise": noise, "time": time, "label": jnp.asarray(batch["label"])}
+        given = {name: jnp.asarray(batch[name]) for name in ("image", "label")}
+        image, noise, time = self.task.training_draws(given, key)
+        return {"image": image, "noise": noise, "time": time, "label": given["label"]}
 
     @functools.cached_property
     def _first(self) -> dict[str, Any]:
@@ -79,8 +79,8 @@ class DiffusionSubject(TaskSubject):
             for name in ("image", "label")
         }
         index = np.arange(self.batch_size) % len(rows["label"])
-        drawn = self._drawn({name: rows[name][index] for name in rows}, jax.random.key(0))
-        return {name: np.asarray(value) for name, value in drawn.items()}
+        with jax.ensure_compile_time_eval():  # also where the first to ask is a function that is being traced
+            return self._drawn({name: rows[name][index] for name in rows}, jax.random.key(0))
 
     @functools.cached_property
     def _held_out(self) -> list[dict[str, np.ndarray]]:

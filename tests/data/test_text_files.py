@@ -7,7 +7,7 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.data import build
-from moejax.data.byte_text import BEGIN, KINDS, decode, encode, token_kinds, token_names
+from moejax.data.byte_text import BEGIN, KINDS, ByteTokenizer, decode, encode, token_kinds, token_names
 from moejax.data.text_dataset import Sequences, divided, fingerprint, inputs_and_targets
 
 
@@ -36,6 +36,8 @@ def test_bytes_and_back():
     # 'é' is C3 A9 in UTF-8: 195, 169.
     np.testing.assert_array_equal(encode("aé"), [BEGIN, 97, 195, 169])
     assert decode([BEGIN, 97, 195, 169, 300, -1]) == "aé"
+    tokenizer = ByteTokenizer()
+    assert tokenizer.encode("aé").ids == [BEGIN, 97, 195, 169] and tokenizer.decode(tokenizer.encode("aé").ids) == "aé"
     assert decode([195]) == "\N{REPLACEMENT CHARACTER}"
 
 

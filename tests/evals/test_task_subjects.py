@@ -114,4 +114,7 @@ def test_dense_models_give_their_feed_forward_layers():
 
 
 def test_costs_are_of_one_sequence(language):
-    assert dataclasses.replace(language, batch_size=2).flops(language.params) == language.flops(language.params) > 0
+    one, other = (dataclasses.replace(language, batch_size=size).flops(language.params) for size in (2, 4))
+    assert (
+        one == pytest.approx(other, rel=0.01) and other > 0
+    )  # what is done once per batch is shared by more sequences
