@@ -1,10 +1,12 @@
-"""Writes the report of a folder of runs: report.html (one file that needs nothing else) and its figures as PNG.
+"""Compares any runs on one page: report.html (one file that needs nothing else) and its figures as PNG.
 
+  python experiments/report.py runs/dense_0 runs/dense_1 runs/vmoe_0 --output comparison
   python experiments/report.py --workdir demo
   python experiments/report.py --workdir runs --collect experiments/results/patchwork_long.json
 
---workdir is the folder above the runs of experiments/train.py, one run per model and seed; runs without an evaluation are
-evaluated first. --collect writes results of classifiers as JSON instead of a report; moejax/evals/runs.py says the format.
+Runs are folders of experiments/train.py or compress.py, or folders above them, of one task or several; they may be unfinished.
+Those that differ only in the seed count as one model. Finished classifiers without an evaluation are evaluated first. --collect
+writes the results of the finished runs below --workdir as JSON; moejax/evals/runs.py says the format. Exit code 2: no run at all.
 """
 
 import dataclasses
@@ -17,25 +19,33 @@ from typing import Any
 
 import flag_errors
 from absl import app, flags, logging
-from finished_runs import baseline_accuracy, evaluated
+from finished_runs import evaluated
+from run_pictures import evaluated_or_noted, pictures
 
 from moejax.core.errors import SpecError
 from moejax.evals.evaluation import environment
-from moejax.evals.map_sheets import choose, samples
 from moejax.evals.report import write_report
 from moejax.evals.report_contents import Report
 from moejax.evals.report_results import text_table
+from moejax.evals.run_folders import Broken, collect_runs
+from moejax.evals.run_groups import grouped
 from moejax.evals.runs import Run, find_runs, read_records, write_records
-from moejax.evals.score_report import task_of, text_lines, write_score_report
 from moejax.train.memory import keep_freed_memory
 
 LONG_RUNS = Path(__file__).parent / "results" / "patchwork_long.json"
+TITLE = "Runs compared"
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder above the runs.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the report; by default WORKDIR/report.")
-_RECORDS = flags.DEFINE_string("records", None, "Recorded results to draw beside the runs; 'none' for none. By default "
-                               "those shipped for the same data set.")  # fmt: skip
-_COLLECT = flags.DEFINE_string("collect", None, "Write the results of the runs to this JSON file and stop.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder above runs, beside those that are named.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the report; by default WORKDIR/report, or report.")
+_JSON = flags.DEFINE_boolean("json", False, "Write all numbers as report.json beside the page.")
+_EVALUATE = flags.DEFINE_boolean(
+    "evaluate", True, "Evaluate finished classifiers that are not evaluated, and draw maps."
+)
+_RECORDS = flags.DEFINE_string("records", None, "Recorded results to draw beside the runs; 'none' for none. By default those "
+                               "shipped for the same data set, where --workdir is a demo.")  # fmt: skip
+_COLLECT = flags.DEFINE_string(
+    "collect", None, "Write the results of the runs below --workdir to this JSON file and stop."
+)
 
 
 def collect(runs: Sequence[Run], target: str) -> None:
@@ -52,62 +62,35 @@ def collect(runs: Sequence[Run], target: str) -> None:
     print(f"{len(records)} runs written to {target}")
 
 
-def write_scores(folder: Path, output: Path, found: Sequence[Run], task: str) -> tuple[Path, list[str]]:
-    """The report of runs without classes, and its table as text."""
-    runs, title = [evaluated(run)[0] for run in found], f"Mixtures of experts: {task} on {found[0].record.dataset}"
-    report = Report(runs=runs, notes=_notes(runs), environment=_environment(folder), title=title)
-    return write_score_report(report, output), text_lines(runs)
+def write(folders: Sequence[Path], demo: Path | None, output: Path, records: str | None) -> tuple[Path, Report]:
+    """Evaluates what is not evaluated, draws everything, and returns the page's path and what it was made of.
 
-
-def write(folder: Path, output: Path, records: str | None) -> tuple[Path, list[str]]:
-    """Evaluates what is not evaluated, draws everything, and returns the page's path and its table as text."""
-    found = find_runs(folder)
-    if (task := task_of(found)) != "classification":
-        return write_scores(folder, output, found, task)
-    runs: list[Run] = []
-    sheets: list[Any] = []
-    dataset, rows = None, None
+    demo: a folder with the times of steps of its models. Raises SpecError when there is no run.
+    """
+    found, broken = collect_runs(folders)
+    notes: list[str] = []
+    runs, loaded = [], []
     for run in found:
-        run, loaded = evaluated(run)
+        run, model = evaluated_or_noted(run, notes) if _EVALUATE.value else (run, None)
         runs.append(run)
-        if loaded is None:
-            continue
-        if dataset is None:
-            dataset = loaded.dataset
-            rows = choose(dataset, "test")
-        if run.model not in {sheet.model for sheet in sheets}:
-            sheets += [sheet for sheet in [loaded.maps(rows)] if sheet is not None]
+        loaded.append(model)
+    runs = grouped(runs)
     report = Report(
         runs=runs,
-        records=_records(records, runs),
-        milliseconds=_read(folder / "timing.json").get("milliseconds", {}),
-        sheets=sheets,
-        notes=_notes(runs),
-        environment=_environment(folder),
-        **_of_dataset(dataset, folder),
+        broken=broken,
+        records=_records(records, runs, demo),
+        milliseconds=_read(demo / "timing.json").get("milliseconds", {}) if demo else {},
+        notes=notes,
+        environment=_environment(demo),
+        **({} if demo else {"title": TITLE}),
+        **pictures(dict(zip((run.model for run in reversed(runs)), reversed(loaded), strict=True)), demo),
     )
     print("  drawing figures", flush=True)
-    return write_report(report, output), text_table(report)
+    return write_report(report, output, write_json=_JSON.value), report
 
 
-def _notes(runs: Sequence[Run]) -> list[str]:
-    return [remark for run in runs for remark in run.remarks]
-
-
-def _of_dataset(dataset: Any, folder: Path) -> dict[str, Any]:
-    if dataset is None:
-        return {}
-    info = dataset.info
-    return {
-        "samples": samples(dataset),
-        "domains": info.domain_names if len(info.domain_names) > 1 else (),
-        "class_domains": info.class_domains,
-        "baseline": baseline_accuracy(dataset, folder),
-    }
-
-
-def _records(path: str | None, runs: Sequence[Run]) -> list[Any]:
-    if path == "none":
+def _records(path: str | None, runs: Sequence[Run], demo: Path | None) -> list[Any]:
+    if path == "none" or (path is None and demo is None):
         return []
     if path is None:
         datasets = {run.record.dataset for run in runs}
@@ -115,11 +98,11 @@ def _records(path: str | None, runs: Sequence[Run]) -> list[Any]:
     return read_records(path)
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def _environment(demo: Path | None) -> dict[str, str]:
     facts = environment()
-    timing = _read(folder / "timing.json")
-    entries = {"Report written": facts["date"], "Device": facts["device"]}
-    entries["Versions"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    timing = _read(demo / "timing.json") if demo else {}
+    entries = {"Report written": facts["date"], "On": facts["device"]}
+    entries["By"] = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     if "how" in timing:
         entries["Step time"] = timing["how"]
     return entries
@@ -129,22 +112,32 @@ def _read(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def main(_: Sequence[str]) -> None:
+def main(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     keep_freed_memory()
-    folder = Path(str(_WORKDIR.value))
+    workdir = Path(_WORKDIR.value) if _WORKDIR.value else None
+    folders = [*([workdir] if workdir else []), *map(Path, argv[1:])]
     try:
+        if not folders or (_COLLECT.value and workdir is None):
+            raise SpecError("which runs? Name their folders, or give --workdir, the folder above them.")
         if _COLLECT.value:
-            collect(find_runs(folder), _COLLECT.value)
+            collect(find_runs(str(workdir)), _COLLECT.value)
             return
-        path, lines = write(folder, Path(_OUTPUT.value or folder / "report"), _RECORDS.value)
+        demo = workdir if workdir and (workdir / "timing.json").exists() else None
+        path, report = write(folders, demo, Path(_OUTPUT.value or (workdir or Path()) / "report"), _RECORDS.value)
     except SpecError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    print("\n".join(lines))
+    if any(run.record.test_accuracy for run in report.runs):
+        print("\n".join(text_table(report)))
+    _say(report.broken, report.notes)
     print(f"report: {path}")
 
 
+def _say(broken: Sequence[Broken], notes: Sequence[str]) -> None:
+    for line in (*(f"left out: {one.folder}: {one.reason}" for one in broken), *notes):
+        print(line, file=sys.stderr)
+
+
 if __name__ == "__main__":
-    flags.mark_flag_as_required("workdir")
     app.run(main, flags_parser=flag_errors.parse)

@@ -95,10 +95,11 @@ def verdict(
     single = any(means[model].standard_error is None for model in order)
     beaten = [d for d in found if d.significant]
     closest = found[0]
-    gap = f"{100 * closest.value:.1f} ± {100 * closest.standard_error:.1f} points"
+    known = not math.isnan(closest.standard_error)
+    gap = f"{100 * closest.value:.1f}" + (f" ± {100 * closest.standard_error:.1f}" if known else "") + " points"
     if not beaten:
         text = f"No model is distinguishable from the best: {name[0]} leads {name[1]} by {gap} of {what}"
-        text += " (difference ± standard error), which is within chance."
+        text += " (difference ± standard error), which is within chance." if known else "; its error is not known."
     elif len(beaten) == len(found):
         text = f"{name[0]} wins with {_points(means[order[0]])} {what}, {gap} above {name[1]} (difference ± standard error)."
     else:
@@ -106,7 +107,7 @@ def verdict(
         worse = [f"{labels.get(d.worse, d.worse)} ({100 * d.value:.1f} ± {100 * d.standard_error:.1f})" for d in beaten]
         text = f"{name[0]} has the highest {what}, {_points(means[order[0]])}, but is not distinguishable from "
         text += f"{_list(level)} ({gap} to the nearest); it is ahead of {_list(worse)} points."
-    if single:
+    if single and known:
         text += " There is one seed per model, so these errors cover the choice of test pictures only, not of seeds."
     return text
 

@@ -12,8 +12,11 @@ from matplotlib.transforms import ScaledTranslation
 
 from moejax.evals import figure_style as style
 from moejax.evals.comparison import Mean, accuracies, by_model
-from moejax.evals.runs import Number, Record, Run, series
+from moejax.evals.run_folders import FINISHED, status
+from moejax.evals.run_metrics import Groups, Metric
+from moejax.evals.runs import Number, Record, Run
 
+UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
 Curve = tuple[Sequence[Number], Sequence[Number] | np.ndarray]  # steps and values
 
 
@@ -39,33 +42,47 @@ def smooth(values: Sequence[Number], *, window: int) -> np.ndarray:
 
 
 def learning_curves(
-    canvas: Figure, runs: Sequence[Run], records: Sequence[Record] = (), *, baseline: Number | None = None
+    canvas: Figure,
+    groups: Groups,
+    metric: Metric | None,
+    records: Sequence[Record] = (),
+    *,
+    by: str = "step",
+    baseline: Number | None = None,
 ) -> None:
-    """Training loss and validation accuracy of the runs, and validation accuracy of recorded runs where there are any."""
+    """Training loss, what judges the runs, and validation accuracy of recorded runs where there are any.
+
+    by: 'step', or 'time' since the start of each run. Finished seeds are one line with a band; others a dashed line each.
+    """
     panels = canvas.subplots(1, 3 if records else 2, squeeze=False)[0]
-    grouped: dict[str, list[Run]] = {}
-    for run in runs:
-        grouped.setdefault(run.model, []).append(run)
-    handles = {}
-    for model, group in grouped.items():
-        raw = [series(run.rows, "train/loss") for run in group]
-        loss: list[Curve] = [(s, smooth(v, window=max(1, len(v) // 25))) for s, v in raw if s]
-        handles[model] = draw(panels[0], loss, model)
-        handles[model] = draw(panels[1], [series(run.rows, "valid/accuracy") for run in group], model) or handles[model]
+    longest = max((run.record.seconds for group in groups.values() for run in group), default=0.0)
+    unit, seconds = next((u for u in UNITS if longest >= 2 * u[1]), UNITS[-1])
+    axis, scale = (by, 1.0) if by == "step" else (f"time ({unit})", 1.0 / seconds)
+    handles: dict[str, Any] = {}
+    for panel, name in zip(panels, ("train/loss", metric.name if metric else "valid/loss"), strict=False):
+        for model, group in groups.items():
+            finished, others = [], []
+            for run in group:
+                place, values = _along(run, name, by)
+                window = max(1, len(values) // 25) if name == "train/loss" else 1
+                curve = ([scale * one for one in place], smooth(values, window=window))
+                (finished if status(run).state == FINISHED else others).append(curve)
+            handles[model] = _draw(panel, finished, model) or handles.get(model)
+            for curve in others:
+                handles[model] = handles.get(model) or _draw_unfinished(panel, curve, model)
+    panels[0].set(title="Training loss", xlabel=axis, ylabel="loss (nats)" if _in_nats(metric) else "loss")
+    seeds = max((len(g) for g in groups.values()), default=1)
+    what = "loss" if metric is None else metric.title
+    title = what[:1].upper() + what[1:] + (f" (up to {seeds} seeds)" if seeds > 1 else "")
+    panels[1].set(title=title, ylabel=what + (" (%)" if metric and metric.fraction else ""), xlabel=axis)
     for model, recorded in by_model(records).items():
         curves: list[Curve] = [([p[0] for p in r.curve], [p[1] for p in r.curve]) for r in recorded if r.curve]
-        handles.setdefault(model, None)
-        handles[model] = draw(panels[2], curves, model) or handles[model]
-    panels[0].set(title="Training loss", xlabel="step", ylabel="cross-entropy (nats)")
-    seeds = max((len(g) for g in grouped.values()), default=1)
-    panels[1].set(
-        title="This run" + (f" ({seeds} seeds)" if seeds > 1 else ""), ylabel="validation accuracy (%)", xlabel="step"
-    )
+        handles[model] = _draw(panels[2], curves, model) or handles.get(model)
     if records:
         count = max(len(g) for g in by_model(records).values())
         panels[2].set(title=f"Recorded long runs ({count} seed{'s' if count > 1 else ''})")
         panels[2].set(ylabel="validation accuracy (%)", xlabel="step")
-    for panel in panels[1:]:
+    for panel in panels[1:] if metric and metric.name.endswith("/accuracy") else panels[2:]:
         style.percent(panel)
         _zoom(panel, baseline)
         if baseline is not None:
@@ -73,7 +90,17 @@ def learning_curves(
     for panel in panels:
         panel.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(5))
     shown = {m: h for m, h in handles.items() if h is not None}
-    style.legend_above(canvas, list(shown.values()), [style.model_label(m) for m in shown])
+    style.legend_above(canvas, list(shown.values()), [style.model_label(m) for m in shown], columns=4)
+
+
+def _along(run: Run, name: str, by: str) -> tuple[list[Number], list[Number]]:
+    """Steps, or seconds, and values of the rows that have `name`."""
+    rows = [row for row in run.rows if isinstance(row.get(name), (int, float)) and row.get(by) is not None]
+    return [row[by] for row in rows], [row[name] for row in rows]
+
+
+def _in_nats(metric: Metric | None) -> bool:
+    return metric is not None and metric.name.endswith(("/accuracy", "/bits_per_byte", "/perplexity"))
 
 
 def accuracy_against_cost(
@@ -188,8 +215,17 @@ def _zoom(panel: Axes, baseline: Number | None) -> None:
     panel.set_ylim(max(low, min(float(c.min()) for c in curves) - 0.02, 0.0), min(high + 0.03, 1.0))
 
 
-def draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
-    """A line over steps, the mean over seeds, with a band from the lowest to the highest; its handle, None without points."""
+def _draw_unfinished(panel: Axes, curve: Curve, model: str) -> Any:
+    if not len(curve[0]):
+        return None
+    colour = style.model_colour(model)
+    panel.plot(
+        curve[0][-1:], curve[1][-1:], color=colour, marker="x", markersize=8, markeredgewidth=2, linestyle="none"
+    )
+    return panel.plot(*curve, color=colour, linestyle=(0, (3, 2)))[0]
+
+
+def _draw(panel: Axes, curves: Sequence[Curve], model: str) -> Any:
     curves = [c for c in curves if len(c) == 2 and len(c[0])]
     if not curves:
         return None

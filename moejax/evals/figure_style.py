@@ -5,8 +5,9 @@ lightness as well as hue.
 """
 
 import contextlib
+import contextvars
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,10 @@ MODELS = (  # (part of the config's name, label, colour, marker); the first that
 OTHER = ("#8c564b", "#1b7f9e", "#a05195", "#6a994e", "#bc4749", "#386641")
 EXPERTS = ("#5b4fc4", "#e3c94f", "#1f8a4c", "#d1607a", "#7cc7ee", "#96306e", "#3fae9d", "#f0894f",
            "#3d7ab8", "#b3cc33", "#b25fb2", "#8a8a2e", "#9db8e8", "#7a3b12", "#f2a8bd", "#2b5d5d")  # fmt: skip
+
+Look = tuple[str, str, str]  # label, colour, marker
+MARKERS = ("o", "s", "D", "^", "P", "v", "X", "h", "*", "<", ">")
+_LOOKS: contextvars.ContextVar[Mapping[str, Look] | None] = contextvars.ContextVar("looks", default=None)
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -81,6 +86,31 @@ def model_colour(name: str) -> str:
 def model_marker(name: str) -> str:
     """The model's marker, so that colour is not the only sign."""
     return _model(name)[3]
+
+
+def distinct(labels: Mapping[str, str]) -> dict[str, Look]:
+    """Name -> look for these names and labels. A model keeps its own colour; where two would share one, the later gets another."""
+    looks: dict[str, Look] = {}
+    used: set[str] = set()
+    spare = [*(entry[2] for entry in MODELS), *OTHER, *EXPERTS]
+    for name in sorted(labels, key=model_order):
+        _, _, colour, marker = _model(name)
+        if colour in used:
+            colour = next((c for c in spare if c not in used), colour)
+            marker = MARKERS[len(looks) % len(MARKERS)]
+        used.add(colour)
+        looks[name] = (labels[name], colour, marker)
+    return looks
+
+
+@contextlib.contextmanager
+def looking(looks: Mapping[str, Look]) -> Iterator[None]:
+    """Inside, these names have these looks."""
+    token = _LOOKS.set(looks)
+    try:
+        yield
+    finally:
+        _LOOKS.reset(token)
 
 
 def model_order(name: str) -> tuple[int, str]:
@@ -143,7 +173,13 @@ def compact(value: int | float) -> str:
 
 
 def _model(name: str) -> tuple[str, str, str, str]:
+    if (look := (_LOOKS.get() or {}).get(name)) is not None:
+        return next((e[0] for e in MODELS if e[0] in _plain(name)), name), *look
     for entry in MODELS:
-        if entry[0] in name.lower().replace("-", "_").replace("v_moe", "vmoe"):
+        if entry[0] in _plain(name):
             return entry
     return name, name, OTHER[sum(map(ord, name)) % len(OTHER)], "o"
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_").replace("v_moe", "vmoe")

@@ -1,4 +1,8 @@
-"""The report's HTML: one file, light, readable on a phone and on a projector, with nothing loaded from anywhere."""
+"""The report's HTML: one file, light or dark as the reader's system is, readable on a phone and on a projector, self-contained.
+
+Charts are drawn on white. In the dark they are turned over (white becomes black, hues stay), and the dots of the tables with
+them; pictures of the data keep their colours and a white ground.
+"""
 
 import base64
 import html
@@ -6,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 CSS = """
-:root { --ink: #1f2933; --muted: #62707f; --line: #e4e7eb; --soft: #f7f8fa; --accent: #0072b2; }
+:root { --ink: #1f2933; --muted: #62707f; --line: #e4e7eb; --soft: #f7f8fa; --accent: #0072b2; --ground: #fff; --wrong: #b3261e; }
 * { box-sizing: border-box; }
 html { scroll-behavior: smooth; -webkit-text-size-adjust: 100%; }
-body { margin: 0; color: var(--ink); background: #fff;
+body { margin: 0; color: var(--ink); background: var(--ground);
   font: 17px/1.6 "Inter", "Segoe UI", -apple-system, BlinkMacSystemFont, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1080px; margin: 0 auto; padding: 56px 28px 80px; }
 h1, h2 { font-family: "Iowan Old Style", "Palatino Linotype", Palatino, Georgia, "DejaVu Serif", serif; font-weight: 600;
@@ -40,6 +44,16 @@ figcaption { margin-top: 8px; max-width: 50rem; }
 details { margin: 12px 0; } summary { cursor: pointer; color: var(--accent); }
 pre { background: var(--soft); padding: 14px 16px; border-radius: 8px; overflow-x: auto; font-size: 0.83rem; line-height: 1.5; }
 .facts td { text-align: left; white-space: normal; vertical-align: top; } .facts td:first-child { color: var(--muted); white-space: nowrap; }
+tr.wrong td { color: var(--wrong); }
+.states td { text-align: left; white-space: normal; } .states th { text-align: left; } .states td:first-child { overflow-wrap: anywhere; min-width: 12rem; }
+.settings td:first-child { font-family: ui-monospace, "DejaVu Sans Mono", monospace; font-size: 0.86em; }
+.wrapped th { white-space: normal; min-width: 6.5rem; } .wrapped th:nth-child(2) { min-width: 0; } .settings th { white-space: normal; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e4e7eb; --muted: #9aa5b1; --line: #323a44; --soft: #1d232b; --accent: #6cb6e8; --ground: #12161b; --wrong: #ff8a80;
+    color-scheme: dark; }
+  .chart img, .dot { filter: invert(0.93) hue-rotate(180deg); }
+  .photo img { background: #fff; border-radius: 8px; filter: brightness(0.92); }
+}
 @media (max-width: 640px) { main { padding: 32px 18px 56px; } body { font-size: 16px; } h2 { margin-top: 52px; } }
 @media print { nav { display: none; } h2 { break-after: avoid; } figure, .card { break-inside: avoid; } }
 """
@@ -82,13 +96,16 @@ def navigation(entries: Sequence[tuple[str, str]]) -> str:
     return "<nav>" + "".join(f'<a href="#{anchor}">{escape(title)}</a>' for anchor, title in entries) + "</nav>"
 
 
-def picture(path: Path, caption: str, *, alt: str, least: int = 0) -> str:
-    """A PNG embedded in the page. least: width in pixels below which it scrolls sideways instead of shrinking."""
+def picture(path: Path, caption: str, *, alt: str, least: int = 0, photo: bool = False) -> str:
+    """A PNG embedded in the page. least: width in pixels below which it scrolls sideways instead of shrinking.
+
+    photo: it shows pictures of the data, whose colours are to stay as they are.
+    """
     png = path.read_bytes()
     data = base64.b64encode(png).decode()
     natural = round(int.from_bytes(png[16:20], "big") * 96 / DPI)  # the PNG header's width; enlarged text would shout
     return (
-        f'<figure style="--least:{least}px; max-width:{natural}px"><div class="scroll"><img alt="{escape(alt)}" '
+        f'<figure class="{"photo" if photo else "chart"}" style="--least:{least}px; max-width:{natural}px"><div class="scroll"><img alt="{escape(alt)}" '
         f'src="data:image/png;base64,{data}"></div><figcaption>{escape(caption)}</figcaption></figure>'
     )
 
@@ -106,10 +123,13 @@ def cards(items: Sequence[str]) -> str:
     return '<div class="cards">' + "".join(items) + "</div>"
 
 
-def table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """A table that scrolls sideways on narrow screens; rows come from `row`."""
+def table(head: Sequence[str], rows: Sequence[str], *, kind: str = "") -> str:
+    """A table that scrolls sideways on narrow screens; rows come from `row`. kind: its class."""
     cells = "".join(f"<th>{escape(h)}</th>" for h in head)
-    return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    name = f' class="{kind}"' if kind else ""
+    return (
+        f'<div class="scroll"><table{name}><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    )
 
 
 def row(cells: Sequence[str], *, colour: str = "", best: Sequence[bool] = (), kind: str = "") -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from moejax.evals.map_figures import MapSheet
+from moejax.evals.run_folders import Broken
 from moejax.evals.runs import Number, Record, Run
 
 Samples = Mapping[str, tuple[np.ndarray, Sequence[str]]]
@@ -16,7 +17,7 @@ Section = tuple[str, str, list[str]]  # anchor, title, blocks of HTML
 class Report:
     """All but the runs may be missing; then its section is left out.
 
-    runs: finished runs. records: recorded results drawn beside them. baseline: accuracy of logistic regression by domain,
+    runs: of one task or of several, finished or not, named by `run_groups.grouped`. broken: folders that could not be read. records: recorded results drawn beside them. baseline: accuracy of logistic regression by domain,
     with 'all'. milliseconds: median time of a training step by model. sheets: expert maps. samples: domain -> (pictures,
     class names). domains, class_domains: of the data set. environment: what was run on. notes: sentences under the results.
     """
@@ -31,6 +32,7 @@ class Report:
     class_domains: Sequence[int] = ()
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     notes: Sequence[str] = ()
+    broken: Sequence[Broken] = ()
     title: str = "Mixtures of experts that see"
 
     @property

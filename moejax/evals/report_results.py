@@ -1,6 +1,5 @@
-"""The report's numbers: head, cards, tables of accuracy, and what was run."""
+"""The report's numbers where pictures are classified: head, cards, and tables of accuracy."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,19 +9,27 @@ from moejax.evals import figure_style as style
 from moejax.evals import page
 from moejax.evals.comparison import Mean, accuracies, by_model, verdict
 from moejax.evals.report_contents import Report, Section
+from moejax.evals.run_groups import looks
+from moejax.evals.run_sections import general_header, single_vision_task
 from moejax.evals.runs import Number, Record
+
+ALIKE = 0.05  # spread of the FLOPs of models that count as equal in activated compute
 
 
 def header(report: Report) -> list[str]:
     """Title, who wins, and a card per model."""
+    if single_vision_task(report) is None:
+        return general_header(report)
     records = [run.record for run in report.runs]
     means = accuracies(records)
     labels = {model: style.model_label(model) for model in by_model(records)}
     dataset = records[0].dataset or "images"
     blocks = [f"<h1>{page.escape(report.title)}</h1>"]
-    blocks.append(
-        page.paragraph(f"{len(labels)} vision models at equal activated compute, trained on {dataset}.", "muted")
-    )
+    flops = [record.flops_per_example for record in records]
+    known = [value for value in flops if value]
+    equal = len(known) == len(flops) and max(known) <= (1 + ALIKE) * min(known)
+    count = f"{len(labels)} vision model{'s' * (len(labels) != 1)}{' at equal activated compute' * equal}"
+    blocks.append(page.paragraph(f"{count}, trained on {dataset}.", "muted"))
     blocks.append(page.paragraph(verdict(means, labels, num_test=report.num_test), "lead"))
     if line := _against_baseline(means, report.baseline, labels):
         blocks.append(page.paragraph(line, "lead"))
@@ -45,9 +52,11 @@ def header(report: Report) -> list[str]:
     return [*blocks, page.cards(items)] if items else blocks
 
 
-def results(report: Report, folder: Path) -> Section:
-    """Accuracy by domain of the runs and of recorded longer ones."""
-    records = [run.record for run in report.runs]
+def results(report: Report, folder: Path) -> Section | None:
+    """Accuracy by domain of the runs and of recorded longer ones; None where it would say no more than the numbers below."""
+    records = [run.record for run in report.runs if run.record.test_accuracy]
+    if not (report.records or report.baseline or report.milliseconds or any(r.total_params for r in records)):
+        return None  # all is in the table of every metric
     title = "Results"
     blocks = [
         page.section(
@@ -70,45 +79,24 @@ def results(report: Report, folder: Path) -> Section:
     return "results", title, blocks
 
 
-def what_was_run(report: Report, folder: Path) -> Section:
-    """Seeds, steps, minutes, environment and configs."""
-    title = "What was run"
-    rows = []
-    for run in report.runs:
-        record = run.record
-        rows.append(
-            page.row(
-                [
-                    style.model_label(record.model),
-                    str(record.seed),
-                    f"{record.steps:,}",
-                    f"{record.seconds / 60:.1f}",
-                    record.config or str(run.folder or ""),
-                ],
-                colour=style.model_colour(record.model),
-            )
-        )
-    blocks = [page.section("run", title), page.table(["", "seed", "steps", "minutes", "config or folder"], rows)]
-    blocks.append(page.facts(report.environment))
-    if commands := [run.command for run in report.runs if run.command]:
-        blocks.append(page.folded("Commands that repeat these runs", "\n\n".join(commands)))
-    for model, run in report.first_runs.items():
-        blocks.append(page.folded(f"Configuration of {style.model_label(model)}", json.dumps(run.config, indent=1)))
-    return "run", title, blocks
-
-
 def text_table(report: Report) -> list[str]:
     """Test accuracies as lines of text, and who wins."""
+    with style.looking(looks(report.runs)):
+        return _text_table(report)
+
+
+def _text_table(report: Report) -> list[str]:
     columns = ["all", *report.domains]
     records = [run.record for run in report.runs]
     means = {column: accuracies(records, column) for column in columns}
-    lines = ["", f"{'test accuracy (%)':22}" + "".join(f"{column:>14}" for column in columns)]
+    width = max([22, *(len(style.model_label(model)) + 2 for model in means["all"])])
+    lines = ["", f"{'test accuracy (%)':{width}}" + "".join(f"{column:>14}" for column in columns)]
     for model in sorted(means["all"], key=style.model_order):
         cells = [percent(means[column].get(model)) for column in columns]
-        lines.append(f"{style.model_label(model):22}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{style.model_label(model):{width}}" + "".join(f"{cell:>14}" for cell in cells))
     if report.baseline:
         cells = [f"{100 * report.baseline[c]:.1f}" if c in report.baseline else "-" for c in columns]
-        lines.append(f"{'logistic regression':22}" + "".join(f"{cell:>14}" for cell in cells))
+        lines.append(f"{'logistic regression':{width}}" + "".join(f"{cell:>14}" for cell in cells))
     labels = {record.model: style.model_label(record.model) for record in records}
     return [*lines, "", verdict(means["all"], labels, num_test=report.num_test), ""]
 
@@ -129,7 +117,9 @@ def _accuracy_table(report: Report, records: Sequence[Record]) -> str:
             m is not None and m.mean == max(x.mean for x in means[d].values())
             for d, m in zip(columns, scores, strict=True)
         ]
-        cells = [style.model_label(model), str(len(group)), *(percent(m) for m in scores)]
+        counted = sum(bool(r.test_accuracy) for r in group)
+        seeds = str(counted) if counted == len(group) else f"{counted} of {len(group)}"
+        cells = [style.model_label(model), seeds, *(percent(m) for m in scores)]
         cells += [_size(record.total_params), _size(record.activated_params), _size(record.flops_per_example)]
         cells.append(f"{report.milliseconds[model]:.0f}" if model in report.milliseconds else "–")
         rows.append(page.row(cells, colour=style.model_colour(model), best=[False, False, *best]))

@@ -1,5 +1,6 @@
 """The report's figures, section by section: each draws its PNGs and returns the HTML around them, or None."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +11,47 @@ from moejax.evals.comparison import Mean
 from moejax.evals.map_figures import MapSheet
 from moejax.evals.report_contents import Report, Section
 from moejax.evals.report_results import percent
+from moejax.evals.run_folders import FINISHED, status
+from moejax.evals.run_groups import by_task
+from moejax.evals.run_metrics import Groups, judged_by
+from moejax.evals.runs import Number
 
 
 def learning(report: Report, folder: Path) -> Section:
-    """Curves of loss and accuracy."""
-    wide = 14.0 if report.records else 10.5
-    with style.figure(wide, 4.6) as canvas:
-        curves.learning_curves(canvas, report.runs, report.records, baseline=report.baseline.get("all"))
-        path = style.save(canvas, folder / "learning_curves.png")
-    caption = "Lines are means over seeds, bands reach from the lowest to the highest seed. The loss is smoothed over neighbouring rows."
-    if report.baseline:
-        caption += " The dashed line is logistic regression on the test set."
+    """Curves of the loss and of what judges a task, by step and by time: two pictures per task."""
     title = "Learning curves"
-    return "learning", title, [page.section("learning", title), page.picture(path, caption, alt=title, least=720)]
+    blocks = [page.section("learning", title)]
+    tasks = by_task(report.runs)
+    for task, groups in tasks.items():
+        vision = task == "classification"
+        metric = judged_by(groups)
+        for by in ("step", "time"):
+            records = report.records if vision and by == "step" else ()
+            baseline = report.baseline.get("all") if vision else None
+            with style.figure(14.0 if records else 10.5, 4.6) as canvas:
+                curves.learning_curves(canvas, groups, metric, records, by=by, baseline=baseline)
+                suffix = ("" if len(tasks) == 1 else f"_{task}") + ("" if by == "step" else "_by_time")
+                path = style.save(canvas, folder / f"learning_curves{suffix}.png")
+            blocks.append(
+                page.picture(path, _curves_caption(groups, baseline, by), alt=f"{title}, {task}, by {by}", least=720)
+            )
+    return "learning", title, blocks
+
+
+def _curves_caption(groups: Groups, baseline: Number | None, by: str) -> str:
+    text = "Lines are means over seeds, bands reach from the lowest to the highest seed. The loss is smoothed over neighbouring rows."
+    if by == "time":
+        text = "The same by the time since the start, on the device of each run, evaluations included."
+    if any(status(run).state != FINISHED for group in groups.values() for run in group):
+        text += " A dashed line that ends in a cross is a run that is not finished."
+    return text + (" The dashed level is logistic regression on the test set." if baseline is not None else "")
 
 
 def cost(report: Report, folder: Path) -> Section | None:
-    """Accuracy against parameters, FLOPs and time."""
+    """Accuracy against parameters, FLOPs and time; None where no run has both an accuracy and a cost."""
+    costs = [*(r.record for r in report.runs), *report.records]
+    if not any(r.test_accuracy and (r.total_params or r.flops_per_example or report.milliseconds) for r in costs):
+        return None
     with style.figure(13.0, 4.6) as canvas:
         curves.accuracy_against_cost(
             canvas, report.runs, report.records, milliseconds=report.milliseconds, baseline=report.baseline.get("all")
@@ -56,18 +81,18 @@ def maps(report: Report, folder: Path) -> Section | None:
         label = style.model_label(sheet.model)
         with style.figure(*map_figures.map_sheet_size(sheet)) as canvas:
             map_figures.draw_map_sheet(canvas, sheet)
-            path = style.save(canvas, folder / f"expert_maps_{sheet.model}.png")
+            path = style.save(canvas, folder / f"expert_maps_{_file(sheet.model)}.png")
         blocks += [
             f"<h3>{page.escape(label)}</h3>",
-            page.picture(path, _map_caption(sheet), alt=f"expert maps of {label}", least=820),
+            page.picture(path, _map_caption(sheet), alt=f"expert maps of {label}", least=820, photo=True),
         ]
         if sheet.slots is not None:
             size = map_figures.map_sheet_size(sheet)
             with style.figure(size[0] + 0.6, 1.12 * (sheet.slots.shape[1] + 1) + 0.3) as canvas:
                 map_figures.draw_slots(canvas, sheet)
-                path = style.save(canvas, folder / f"slots_{sheet.model}.png")
+                path = style.save(canvas, folder / f"slots_{_file(sheet.model)}.png")
             caption = "What a few slots are made of. A slot is a weighted mean of all patches; orange patches count more than an even share, purple ones less."
-            blocks.append(page.picture(path, caption, alt=f"slots of {label}", least=820))
+            blocks.append(page.picture(path, caption, alt=f"slots of {label}", least=820, photo=True))
     return "maps", title, blocks
 
 
@@ -76,16 +101,17 @@ def preferences(report: Report, folder: Path) -> Section | None:
     blocks = []
     for model, run in report.first_runs.items():
         layers = (run.evaluation or {}).get("routing", {})
-        if not layers or not report.class_domains:
+        classes = [len(layer.get("classes", ())) for layer in layers.values()]
+        if not layers or set(classes) != {len(report.class_domains)}:  # of another data set, or of none
             continue
         with style.figure(12.5, routing_figures.preference_height(layers)) as canvas:
             routing_figures.preferences(canvas, layers, class_domains=report.class_domains)
-            path = style.save(canvas, folder / f"preferences_{model}.png")
+            path = style.save(canvas, folder / f"preferences_{_file(model)}.png")
         label = style.model_label(model)
         caption = "Columns sum to 100 %. Row labels carry the experts' colours of the maps above; experts are sorted by domain."
         blocks += [
             f"<h3>{page.escape(label)}</h3>",
-            page.picture(path, caption, alt=f"experts by class, {label}", least=820),
+            page.picture(path, caption, alt=f"experts by class, {label}", least=820, photo=True),
         ]
     if not blocks:
         return None
@@ -164,7 +190,15 @@ def data(report: Report, folder: Path) -> Section | None:
     title = "The data"
     names = ", ".join(report.samples)
     text = f"Pictures of the training set, one of every class and more: {names}."
-    return "data", title, [page.section("data", title), page.picture(path, text, alt="samples of the data", least=720)]
+    return (
+        "data",
+        title,
+        [page.section("data", title), page.picture(path, text, alt="samples of the data", least=720, photo=True)],
+    )
+
+
+def _file(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", name)
 
 
 def _map_caption(sheet: MapSheet) -> str:

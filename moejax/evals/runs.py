@@ -111,6 +111,8 @@ def read_run(folder: str | Path) -> Run:
     """One run from its folder. Raises SpecError when a file is not JSON or has no row."""
     folder = Path(folder)
     config = _read_json(folder / "config.json")
+    if not isinstance(config, dict):
+        raise SpecError(f"{folder / 'config.json'} is no config: it holds no names with values.")
     rows = read_rows(folder / "metrics.jsonl")
     evaluation = _read_json(folder / "evaluation.json") if (folder / "evaluation.json").exists() else None
     return Run(_record(config, rows, evaluation or {}), folder, rows, config, evaluation)
@@ -132,6 +134,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     Raises SpecError for a broken line, and when there is no row.
     """
     by_step: dict[int, dict[str, Any]] = {}
+    if not path.exists():
+        raise SpecError(f"{path} does not exist; the run stopped before its first report.")
     lines = path.read_text().splitlines()
     for number, line in enumerate(lines, 1):
         try:
@@ -140,6 +144,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             if number == len(lines):
                 break
             raise SpecError(f"{path}:{number} is no JSON ({error}); delete the line or the run.") from error
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise SpecError(f"{path}:{number} is no row: it has no whole number 'step'; delete the line or the run.")
         by_step[row["step"]] = by_step.get(row["step"], {}) | row
     if not by_step:
         raise SpecError(f"{path} has no row; the run stopped before its first report.")
