@@ -82,9 +82,9 @@ def write(folders: Sequence[Path], demo: Path | None, output: Path, records: str
         milliseconds=_read(demo / "timing.json").get("milliseconds", {}) if demo else {},
         notes=notes,
         environment=_environment(demo),
-        **({} if demo else {"title": TITLE}),
         **pictures(dict(zip((run.model for run in reversed(runs)), reversed(loaded), strict=True)), demo),
     )
+    report = report if demo else dataclasses.replace(report, title=TITLE)
     print("  drawing figures", flush=True)
     return write_report(report, output, write_json=_JSON.value), report
 

@@ -61,12 +61,13 @@ def learning_curves(
     handles: dict[str, Any] = {}
     for panel, name in zip(panels, ("train/loss", metric.name if metric else "valid/loss"), strict=False):
         for model, group in groups.items():
-            finished, others = [], []
+            finished: list[Curve] = []
+            others: list[Curve] = []
             for run in group:
                 place, values = _along(run, name, by)
                 window = max(1, len(values) // 25) if name == "train/loss" else 1
-                curve = ([scale * one for one in place], smooth(values, window=window))
-                (finished if status(run).state == FINISHED else others).append(curve)
+                along: Curve = ([scale * one for one in place], smooth(values, window=window))
+                (finished if status(run).state == FINISHED else others).append(along)
             handles[model] = _draw(panel, finished, model) or handles.get(model)
             for curve in others:
                 handles[model] = handles.get(model) or _draw_unfinished(panel, curve, model)

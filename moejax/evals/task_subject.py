@@ -43,6 +43,19 @@ class TaskSubject:
     chunk: int = 16
 
     @property
+    def inputs(self) -> Any:
+        """What the forward pass is timed on."""
+        raise NotImplementedError
+
+    def apply(self, params: Any, inputs: Any) -> Any:
+        """The forward pass, pure and without jit."""
+        raise NotImplementedError
+
+    def quality(self, params: Any) -> dict[str, float]:
+        """Scores on held-out data."""
+        raise NotImplementedError
+
+    @property
     def num_examples(self) -> int:
         """Of `inputs`."""
         return self.batch_size
