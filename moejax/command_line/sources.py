@@ -19,7 +19,7 @@ def first_sentence(text: str) -> str:
 
 def source(tree: ast.Module) -> str:
     """The first reference after `Source:` in the file's docstring or in one of its classes'; empty where there is none."""
-    nodes: list[ast.Module | ast.ClassDef] = [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]
+    nodes: list[ast.Module | ast.ClassDef] = [tree, *(n for n in tree.body if isinstance(n, ast.ClassDef))]
     for node in nodes:
         _, found, rest = (ast.get_docstring(node) or "").partition("Source:")
         if found:

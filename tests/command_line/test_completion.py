@@ -64,7 +64,7 @@ def bin_folder(tmp_path):
     """A folder with the command `moejax`, of this checkout."""
     path = tmp_path / "bin" / "moejax"
     path.parent.mkdir()
-    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m moejax "$@"\n')
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m moejax.command_line "$@"\n')
     path.chmod(0o755)
     return path.parent
 

@@ -73,7 +73,7 @@ def test_debug_shows_the_trace_of_an_error_that_the_main_has_told(capsys):
 
 
 def test_output_that_nobody_reads_ends_quietly():
-    line = [sys.executable, "-m", "moejax", "list", "commands"]
+    line = [sys.executable, "-m", "moejax.command_line", "list", "commands"]
     process = subprocess.Popen(line, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()  # before the child has begun
     assert process.stderr.read() == b""

@@ -94,7 +94,7 @@ def test_a_misspelt_command(toy, capsys, words, near):
 
 @pytest.mark.slow
 def test_a_real_command_from_another_folder(tmp_path):
-    line = [sys.executable, "-m", "moejax", "summary", "--config", "vit/patchwork:model=vmoe"]
+    line = [sys.executable, "-m", "moejax.command_line", "summary", "--config", "vit/patchwork:model=vmoe"]
     done = subprocess.run(line, env=environment(), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "896,285 parameters, 374,813 of them activated by a token." in done.stdout

@@ -1,4 +1,4 @@
-"""`python -m moejax` is `moejax`, where the folder of scripts is not on the path."""
+"""`python -m moejax.command_line` is `moejax`, where the folder of scripts is not on the path."""
 
 import sys
 
