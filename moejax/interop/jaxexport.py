@@ -61,7 +61,7 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
         ) from error
     path = Path(path)
     path.write_bytes(_serialized(exported))
-    save_file({name: np.ascontiguousarray(leaf) for name, leaf in names.items()}, f"{path}.safetensors")
+    save_file({name: np.array(leaf, order="C") for name, leaf in names.items()}, f"{path}.safetensors")
     told = {
         "input": {"weights": f"{path.name}.safetensors", "images": [str(batch), *picture], "dtype": "float32"},
         "output": [str(batch), spec.num_classes],

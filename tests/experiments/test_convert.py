@@ -183,6 +183,15 @@ def test_exports_that_are_refused(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+def test_scalars_come_back_as_scalars(tmp_path):
+    moe = {**MOE, "router": {"name": "soft", "num_experts": 4, "num_slots": 1}}
+    source = foreign(moe=moe, moe_layers=[1])
+    safetensors.write(source, tmp_path / "soft.safetensors")
+    found = safetensors.read(tmp_path / "soft.safetensors")
+    same(found.params, source.params)
+    assert found.params["blocks"]["01"]["moe"]["router"]["scale"].shape == () and found.step == 3
+
+
 def test_safetensors_of_others_and_broken_metadata(tmp_path):
     from safetensors.numpy import save_file
 
