@@ -31,7 +31,7 @@ from moejax.core.errors import SpecError
 from moejax.core.spec import build_method
 from moejax.core.tree import flatten
 from moejax.interop.contract import Foreign, check_options, format_named, formats, overridden
-from moejax.models.leaf_rules import transfer
+from moejax.models.leaf_transfer import transfer
 from moejax.train import run_format
 from moejax.train.checkpoints import CheckpointError
 

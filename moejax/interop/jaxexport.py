@@ -34,10 +34,7 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
     batch: pictures per call; 'any' leaves it open. platforms: lowered for each of them, with commas between.
     Raises SpecError for a model that is no classifier of pictures, one whose layers need a fixed batch, and unknown platforms.
     """
-    own = tuple(platforms.split(","))
-    for platform in own:
-        if platform not in PLATFORMS:
-            raise SpecError(f"platforms: {platform!r} is unknown.{did_you_mean(platform, PLATFORMS)}")
+    own, size = _platforms(platforms), _batch(batch)
     spec = foreign.spec
     if not hasattr(spec, "classify"):
         raise SpecError(f"only classifiers of pictures are exported, not a {foreign.model['name']!r} model.")
@@ -53,7 +50,6 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
         return spec.apply(*trees, images).logits
 
     shapes = {name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for name, leaf in names.items()}
-    size = _batch(batch)
     picture = (spec.image_size, spec.image_size, spec.channels)
     images = jax.ShapeDtypeStruct((size, *picture), jnp.float32)
     try:
@@ -61,11 +57,11 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
     except (*UNEXPORTABLE, ValueError, TypeError, NotImplementedError) as error:
         raise SpecError(
             f"the forward pass cannot be exported for batch={batch} ({str(error).splitlines()[0][:200]}). With batch='any' give a number, "
-            "such as batch=8, of whole groups."
+            "such as batch=8, of whole groups, or moe.dispatch='einsum' in the model, which needs no number and computes more."
         ) from error
     path = Path(path)
-    path.write_bytes(exported.serialize())
-    save_file({name: np.ascontiguousarray(leaf) for name, leaf in names.items()}, f"{path}.safetensors")
+    path.write_bytes(_serialized(exported))
+    save_file({name: np.array(leaf, order="C") for name, leaf in names.items()}, f"{path}.safetensors")
     told = {
         "input": {"weights": f"{path.name}.safetensors", "images": [str(batch), *picture], "dtype": "float32"},
         "output": [str(batch), spec.num_classes],
@@ -76,6 +72,23 @@ def write(foreign: Foreign, path: str | Path, *, batch: int | str = "any", platf
         "model": plain(foreign.model),
     }
     Path(f"{path}.json").write_text(json.dumps(told, indent=2) + "\n")
+
+
+def _platforms(given: str) -> tuple[str, ...]:
+    own = tuple(given.split(","))
+    for platform in own:
+        if platform not in PLATFORMS:
+            raise SpecError(f"platforms: {platform!r} is unknown.{did_you_mean(platform, PLATFORMS)}")
+    return own
+
+
+def _serialized(exported: jax.export.Exported) -> bytearray:
+    try:
+        return exported.serialize()
+    except ImportError as error:
+        raise SpecError(
+            "jax writes exported programs with flatbuffers, which is not installed: pip install flatbuffers"
+        ) from error
 
 
 def _batch(given: int | str) -> object:

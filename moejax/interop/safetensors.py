@@ -59,7 +59,7 @@ def read(path: str | Path, *, model: Mapping[str, Any] | None = None) -> Foreign
 def write(foreign: Foreign, path: str | Path) -> None:
     """Writes the file; it appears only when it is complete."""
     tree = {"params": foreign.params, "state": foreign.state}
-    tensors = {name: np.ascontiguousarray(np.asarray(leaf)) for name, leaf in flatten(tree).items()}
+    tensors = {name: np.array(leaf, order="C") for name, leaf in flatten(tree).items()}
     told = {
         "moejax": LAYOUT,
         "model": json.dumps(plain(foreign.model)),

@@ -11,7 +11,7 @@ import numpy as np
 from moejax.core.errors import SpecError
 from moejax.core.tree import describe, differences, flatten, match_rules
 from moejax.interop.contract import format_named, formats
-from moejax.models.leaf_rules import transfer
+from moejax.models.leaf_transfer import transfer
 from moejax.train.checkpoints import Restored, read_run
 
 logger = logging.getLogger(__name__)

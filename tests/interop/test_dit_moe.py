@@ -112,6 +112,17 @@ def test_own_parameters_come_back(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, params, again)
 
 
+def test_as_a_format(tmp_path):
+    save_file(official.state_dict(), tmp_path / "theirs.safetensors")
+    foreign = dit_moe.read(tmp_path / "theirs.safetensors", model=CONFIG)
+    assert foreign.spec == MODEL
+    jax.tree.map(np.testing.assert_array_equal, foreign.params, dit_moe.params_from(official.state_dict(), MODEL))
+    dit_moe.write(foreign, tmp_path / "ours.safetensors")
+    assert load_file(tmp_path / "ours.safetensors").keys() == official.state_dict().keys()
+    with pytest.raises(SpecError, match="give the model's whole config"):
+        dit_moe.read(tmp_path / "theirs.safetensors")
+
+
 def test_the_table_has_every_parameter():
     counted = sum(np.prod(entry.shape) for entry in dit_moe.table(MODEL))
     shapes, _ = jax.eval_shape(MODEL.init, jax.random.key(0))

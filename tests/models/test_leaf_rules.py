@@ -11,7 +11,8 @@ from moejax.core.spec import build_method, build_spec
 from moejax.core.tree import flatten
 from moejax.layers.feed_forward import FeedForward
 from moejax.layers.moe import MoE
-from moejax.models.leaf_rules import build_rules, resize_positions, transfer
+from moejax.models.leaf_rules import build_rules, resize_positions
+from moejax.models.leaf_transfer import transfer
 
 DIM, WIDTH = 6, 12
 BANKS = ("mlp", "swiglu")
