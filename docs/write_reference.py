@@ -43,6 +43,7 @@ SPECS = {
     "The mixture-of-experts layer (`config.model.moe`)": "moejax.layers.moe:MoE",
     "Vision transformers (`config.model`)": "moejax.models.vit:VisionTransformer",
     "Diffusion transformers (`config.model`)": "moejax.models.dit:DiffusionTransformer",
+    "Decoders (`config.model`)": "moejax.models.decoder:Decoder",
 }
 
 
