@@ -26,7 +26,7 @@ BIN := $(VENV)/bin
 UV := $(UV_VENV)/bin/uv
 SOURCES := moejax kernels experiments configs tests notebooks
 
-.PHONY: help demo demo-diffusion theory test test-slow lint format types notebooks lock wheel venv clean
+.PHONY: docs help demo demo-diffusion theory test test-slow lint format types notebooks lock wheel venv clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -59,6 +59,11 @@ types: $(VENV)/.dev  ## mypy
 
 notebooks: $(VENV)/.dev  ## writes the .ipynb of every notebooks/*.py (jupytext pairs)
 	$(BIN)/jupytext --to ipynb --update notebooks/*.py
+
+docs: $(UV)  ## the documentation site, in site/
+	UV_PROJECT_ENVIRONMENT=.cache/docs $(UV) sync --frozen --quiet --python "$(PYTHON)" --extra docs
+	PYTHONPATH=.:kernels .cache/docs/bin/python docs/write_reference.py
+	NO_MKDOCS_2_WARNING=1 .cache/docs/bin/mkdocs build --quiet
 
 lock: $(UV)  ## brings uv.lock up to date; the lock names the public index only
 	$(UV) lock
