@@ -84,7 +84,9 @@ def test_what_is_not_typed_is_checked_by_name():
                 assert re.search(rf"^{target[1]}:", makefile, flags=re.M), command
             for extra in re.findall(r"moejax\[([\w-]+)\]", command):
                 assert re.search(rf"^{extra} = \[", project, flags=re.M), command
-    listed = [beginning for beginning in NOT_TYPED if not any(c.startswith(beginning) for p in PAGES for c in commands(p))]
+    listed = [
+        beginning for beginning in NOT_TYPED if not any(c.startswith(beginning) for p in PAGES for c in commands(p))
+    ]
     assert listed == []
 
 
@@ -99,5 +101,7 @@ def test_commands_run_as_printed(page, tmp_path):
         (tmp_path / "bin" / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n')
         (tmp_path / "bin" / name).chmod(0o755)
     for command in filter(typed_here, commands(page)):
-        done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600)
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600
+        )
         assert done.returncode == 0, f"{command}\n{done.stdout[-1500:]}\n{done.stderr[-3000:]}"

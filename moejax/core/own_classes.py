@@ -2,10 +2,14 @@
 
 import dataclasses
 import importlib
+import os
+import sys
 import typing
 from typing import Any
 
 from moejax.core.errors import SpecError, did_you_mean
+
+IMPORTS = "MOEJAX_IMPORTS"  # of the environment: modules that a config may have imported
 
 
 def is_elsewhere(name: Any) -> bool:
@@ -14,11 +18,18 @@ def is_elsewhere(name: Any) -> bool:
 
 
 def class_elsewhere(name: str, *, path: str) -> type:
-    """The frozen dataclass that 'package.module:Class' names. The module is imported as Python would import it.
+    """The frozen dataclass that 'package.module:Class' names.
 
-    Raises SpecError, naming `path`, where there is no such module or no such class. Source: ours.
+    A config can be a stranger's, in a checkpoint: its module must have been imported already (by your program, or by the
+    config file), or stand in the environment's MOEJAX_IMPORTS, a list with commas; then it is imported as Python would.
+    Raises SpecError, naming `path`, where it is neither, where there is no such module or no such class. Source: ours.
     """
     module, _, wanted = name.partition(":")
+    if module and module not in sys.modules and module not in os.environ.get(IMPORTS, "").split(","):
+        raise SpecError(
+            f"{path}.name={name!r}: the module {module!r} has not been imported, and a config alone does not make it be. Import it "
+            f"first, in your program or at the top of your config file, or allow it by the environment: {IMPORTS}={module}."
+        )
     try:
         found = importlib.import_module(module)
     except (ModuleNotFoundError, ValueError) as error:

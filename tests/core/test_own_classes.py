@@ -51,6 +51,8 @@ def written(tmp_path, monkeypatch):
     (tmp_path / "router_of_a_user.py").write_text(ROUTER)
     (tmp_path / "needs_more.py").write_text("import a_package_that_is_not_there\n")
     monkeypatch.syspath_prepend(tmp_path)
+    names = ("router_of_a_user", "router_of_an_user", "router_of_a_user.inner", "needs_more")
+    monkeypatch.setenv("MOEJAX_IMPORTS", ",".join(names))
 
 
 def layer(name, **fields):
@@ -81,6 +83,13 @@ def test_a_class_is_found_by_its_module(written):
 def test_what_does_not_fit_is_named(written, name, fields, words):
     with pytest.raises(SpecError, match=words):
         layer(name, **fields)
+
+
+def test_a_config_alone_imports_nothing(tmp_path, monkeypatch):
+    (tmp_path / "of_a_stranger.py").write_text("raise SystemExit('code of a stranger has run')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SpecError, match="'of_a_stranger' has not been imported.*MOEJAX_IMPORTS=of_a_stranger"):
+        layer("of_a_stranger:MyRouter")
 
 
 def test_what_a_users_module_cannot_import_is_pythons_own_error(written):
