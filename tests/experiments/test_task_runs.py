@@ -48,7 +48,7 @@ def test_a_language_run(tmp_path, root, sources):
     for layer in found["routing"].values():
         assert sum(layer["realised_load"]) == pytest.approx(1.0, abs=1e-5) and layer["mutual_information"] >= 0
 
-    argument = f"--config={COMPRESS}:smoke,method=svd,budget=0.5,heal=2"
+    argument = f"--config={COMPRESS}:smoke,method=svd,budget=0.5"
     succeeds(root, "compress", argument, f"--checkpoint={runs / 'whole'}", f"--workdir={runs / 'small'}")
     report = json.loads((runs / "small" / "compress.json").read_text())
     stages = report["stages"]
@@ -58,8 +58,8 @@ def test_a_language_run(tmp_path, root, sources):
 
     succeeds(root, "evaluate", f"--workdir={runs / 'small'}")
     small = json.loads((runs / "small" / "evaluation.json").read_text())
-    assert small["scores"]["bits_per_byte"] == pytest.approx(stages["healed"]["quality"]["bits_per_byte"], rel=1e-5)
-    assert small["summary"]["total_params"] == stages["healed"]["params"] < found["summary"]["total_params"]
+    assert small["scores"]["bits_per_byte"] == pytest.approx(stages["after"]["quality"]["bits_per_byte"], rel=1e-5)
+    assert small["summary"]["total_params"] == stages["after"]["params"] < found["summary"]["total_params"]
 
     source = f"--config.train.init_from={runs / 'small'}"
     assert "structure of the compressed run" in succeeds(
@@ -68,10 +68,8 @@ def test_a_language_run(tmp_path, root, sources):
     _, params, _, _ = load_run(runs / "further", "last")
     assert isinstance(params["blocks"]["00"]["moe"]["experts"]["up"], LowRank)
 
-    text = succeeds(root, "report", f"--workdir={runs}")
-    assert "bits per byte" in text and "One seed says nothing about others" in text
-    page = (runs / "report" / "report.html").read_text()
-    assert all(title in page for title in ("Learning curves", "What experts are for", "Routing over training"))
+    succeeds(root, "report", str(runs / "whole"), "--noevaluate", f"--output={tmp_path / 'page'}")
+    assert "bits" in (tmp_path / "page" / "report.html").read_text()
 
 
 @pytest.mark.slow
