@@ -54,8 +54,8 @@ def structure_from(workdir: str | pathlib.Path, config: Mapping[str, Any]) -> An
 
 
 def _plain_structure(config: Mapping[str, Any]) -> Any:
-    params, _ = jax.eval_shape(build_task(config).init, jax.random.key(0))
-    return described(split_segments(params))
+    task = build_task(config)
+    return described(jax.eval_shape(lambda key: split_segments(task.init(key)[0]), jax.random.key(0)))
 
 
 def _inherited(structure: Any, before: Any, now: Any) -> Any:

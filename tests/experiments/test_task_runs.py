@@ -107,7 +107,7 @@ def test_a_language_model_is_planned_by_arithmetic_at_least(root):
     ("arguments", "message"),
     [
         (["--config=configs/lm/docstrings.py:smoke", "--config.model.vocab_size=100"], "--config.model.vocab_size=257"),
-        (["--config=configs/lm/docstrings.py:smoke", "--config.data.sequence_length=999"], "config.model.max_length=128"),
+        (["--config=configs/lm/docstrings.py:smoke", "--config.data.sequence_length=999", "--config.data.batch_size=1"], "config.model.max_length=128"),
         (["--config=configs/lm/docstrings.py:smoke,model=topk"], "Did you mean 'top_k'"),
         (["--config=configs/lm/docstrings.py:smoke", "--config.task.name=classification"], "is no field of Classification|takes pictures|no field"),
         (["--config=configs/lm/docstrings.py:smoke", "--config.data.folder=/nowhere"], "is no folder"),
