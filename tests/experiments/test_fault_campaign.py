@@ -32,7 +32,7 @@ def test_the_page_of_the_docs_is_that_of_the_results(root):
     killed, damaged, answers = found["killed"], found["damaged"], found["typed"]
     assert killed["resumed"] == killed["kills"] == len(killed["rows"]) and not killed["runs_that_differ"]
     assert damaged["detected"] == damaged["damages"] >= 60 and damaged["same_bits"] == damaged["runs"]
-    assert answers["good"] >= 50
+    assert answers["good"] >= 50 and report.is_clean(found)
     for row in found["killed"]["rows"]:
         assert row["resumed_from"] == row["newest"] and row["damaged"] == 0
 

@@ -86,7 +86,7 @@ INPUTS: tuple[BadInput, ...] = (
     _override("task.time_weighting", "loud", "time_weighting", config=DIT),
     BadInput("train.py", (f"--config={VMOE}", "--workdir={workdir}", "--grace_seconds=-1"), "grace_seconds"),
     BadInput("evaluate.py", ("--workdir={workdir}",), "{workdir}"),
-    BadInput("report.py", ("--workdir={workdir}",), "no folder"),
+    BadInput("report.py", ("--workdir={workdir}",), "does not exist"),
     BadInput("sample.py", ("--checkpoint={workdir}", "--output={workdir}"), "{workdir}"),
     BadInput("summary.py", (f"--config={VMOE},experts=none",), "experts"),
 )
