@@ -60,7 +60,7 @@ def test_the_map_is_that_of_the_code():
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     folder = (ROOT / page).parent
-    links = [link for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text("utf-8"))]
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text("utf-8"))
     ours = "https://github.com/moejax/moejax/blob/main/"
     trees = "https://github.com/moejax/moejax/tree/main/"
     missing = []
