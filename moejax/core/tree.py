@@ -5,7 +5,7 @@ One mechanism serves sharding, freezing, weight decay, learning rates, compressi
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,18 @@ def leaf_names(tree: Any) -> list[str]:
 def flatten(tree: Any) -> dict[str, Any]:
     """Leaf name -> leaf."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dicts from leaf names: the inverse of `flatten` for trees of dicts. Source: ours."""
+    tree: dict[str, Any] = {}
+    for name, leaf in leaves.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
 
 
 def map_with_names(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

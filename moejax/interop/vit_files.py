@@ -67,20 +67,8 @@ def arrays_from(foreign: Foreign, dialect: Dialect, *, scanned: bool = False) ->
     return found
 
 
-def nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """'a/b' -> {'a': {'b': ...}}."""
-    tree: dict[str, Any] = {}
-    for name, array in arrays.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = array
-    return tree
-
-
 def flat(tree: Any, path: str = "") -> dict[str, np.ndarray]:
-    """The inverse, for dicts and lists; what is no array or number is left out."""
+    """'a/b' -> array, of nested dicts and lists; what is no array or number is left out."""
     if isinstance(tree, Mapping | list | tuple):
         items = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         return {n: a for key, child in items for n, a in flat(child, f"{path}/{key}" if path else str(key)).items()}

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from moejax.core.errors import SpecError
+from moejax.core.tree import nest
 from moejax.interop.contract import Foreign
 from moejax.interop.flax_msgpack import read_msgpack, write_msgpack
 from moejax.interop.npz_arrays import read_npz, write_npz
-from moejax.interop.vit_files import arrays_from, flat, foreign_from, nested
+from moejax.interop.vit_files import arrays_from, flat, foreign_from
 from moejax.interop.vit_tensors import VMOE
 from moejax.interop.vmoe_shards import is_sharded, read_shards, write_shards
 
@@ -55,9 +56,9 @@ def write(foreign: Foreign, path: str | Path, *, num_shards: int | str = 1) -> N
     if Path(path).suffix == ".npz":
         write_npz(arrays, path)
     elif Path(path).suffix == ".msgpack":
-        write_msgpack(nested(arrays), path)
+        write_msgpack(nest(arrays), path)
     else:
-        write_shards(nested(arrays), path, num_shards=_count(num_shards))
+        write_shards(nest(arrays), path, num_shards=_count(num_shards))
 
 
 def _count(given: int | str) -> int:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.core.spec import method
-from moejax.tasks.data_checks import check_pictures
+from moejax.tasks.data_checks import check_pictures, picture_shapes
 
 CROSS_ENTROPIES = ("softmax", "sigmoid")
 
@@ -50,11 +50,7 @@ class Classification:
     def batch_shapes(self, batch_size: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """A training batch of pictures with labels, as its shapes. length: of text; not used."""
         del length
-        side, channels = self.model.image_size, self.model.channels
-        return {
-            "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
-            "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
-        }
+        return picture_shapes(self.model, batch_size)
 
     def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         """Parameters and router state of the model."""

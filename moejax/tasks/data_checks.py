@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import jax
+
 from moejax.core.errors import SpecError
 
 
@@ -23,6 +25,15 @@ def check_pictures(model: Any, info: Any) -> None:
             f"config.model takes pictures of {expected}, {info.name} gives {tuple(info.image_shape)}; set "
             "config.data.image_size and config.model.image_size to the same."
         )
+
+
+def picture_shapes(model: Any, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+    """A training batch of pictures (or latents) with labels, as its shapes. Source: ours."""
+    side, channels = model.image_size, model.channels
+    return {
+        "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
+        "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
+    }
 
 
 def check_text(model: Any, info: Any) -> None:

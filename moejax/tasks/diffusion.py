@@ -24,7 +24,7 @@ from moejax.diffusion.noise_assignment import NoiseAssignment
 from moejax.diffusion.predictions import check_prediction, denoised, noised
 from moejax.diffusion.processes.ddpm import DDPM
 from moejax.diffusion.processes.rectified_flow import RectifiedFlow
-from moejax.tasks.data_checks import check_pictures
+from moejax.tasks.data_checks import check_pictures, picture_shapes
 
 QUARTERS = 4  # an evaluation asks about each example once in every quarter of the times
 
@@ -62,11 +62,7 @@ class Diffusion:
     def batch_shapes(self, batch_size: int, length: int | None = None) -> dict[str, jax.ShapeDtypeStruct]:
         """A training batch of pictures (or latents) with labels, as its shapes. length: of text; not used."""
         del length
-        side, channels = self.model.image_size, self.model.channels
-        return {
-            "image": jax.ShapeDtypeStruct((batch_size, side, side, channels), "float32"),
-            "label": jax.ShapeDtypeStruct((batch_size,), "int32"),
-        }
+        return picture_shapes(self.model, batch_size)
 
     def init(self, key: PRNGKeyArray) -> tuple[Any, Any]:
         """Parameters and router state of the model."""

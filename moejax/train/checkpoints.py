@@ -22,13 +22,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from moejax.core.errors import SpecError
-from moejax.core.tree import describe, flatten
+from moejax.core.tree import describe, flatten, nest
 from moejax.sharding.processes import agreed, is_writer, together
 from moejax.train.disk import way_out, writing
 from moejax.train.fingerprints import fingerprints
 from moejax.train.restructured import build_task
 from moejax.train.seals import SealedPath, broken, is_sealed
-from moejax.train.stored_leaves import check_fits, fill, nest, own_copy
+from moejax.train.stored_leaves import check_fits, fill, own_copy
 
 logger = logging.getLogger(__name__)
 

@@ -72,15 +72,3 @@ class _Described:
 def _shape_of(text: str) -> _Described:
     dtype, _, axes = text.rstrip("]").partition("[")
     return _Described(tuple(int(size) for size in axes.split(",") if size), dtype)
-
-
-def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested dicts from leaf names."""
-    tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *folders, last = name.split("/")
-        node = tree
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        node[last] = leaf
-    return tree

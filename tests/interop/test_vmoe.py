@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from moejax.core.errors import SpecError
+from moejax.core.tree import nest
 from moejax.interop import vmoe
 from moejax.interop.contract import Foreign
 from moejax.interop.flax_msgpack import read_msgpack, write_msgpack
 from moejax.interop.npz_arrays import read_npz, write_npz
-from moejax.interop.vit_files import flat, nested
+from moejax.interop.vit_files import flat
 from moejax.interop.vmoe_shards import write_shards
 
 _PATH = pathlib.Path(__file__).with_name("official_vmoe.py")
@@ -43,7 +44,7 @@ def logits(foreign):
 @pytest.mark.parametrize("capacity, priority", [(None, False), (2, False), (2, True)])
 def test_v_moe_equals_the_published_forward_pass(capacity, priority, tmp_path):
     tensors = sparse(pre_logits=6, qk_norm=True)
-    write_shards(nested(under("params/", tensors)), tmp_path / "ckpt_1", num_shards=2)
+    write_shards(nest(under("params/", tensors)), tmp_path / "ckpt_1", num_shards=2)
     # 5 tokens, K = 2, 4 experts: a factor of 0.8 is 0.8 * 5 * 2 / 4 = 2 slots.
     factor = None if capacity is None else 0.8
     router = {**ROUTER, "capacity_factor": factor, "batch_priority": priority}
@@ -111,8 +112,8 @@ def reading(tmp_path, tensors, **options):
 def test_the_optimiser_is_left_out_and_said_so(tmp_path):
     tensors = sparse()
     state = under("params/", tensors) | under("opt_state/0/mu/", tensors) | {"step": np.int32(77)}
-    write_shards(nested(state), tmp_path / "sharded", num_shards=2)
-    write_msgpack(nested(state), tmp_path / "whole.msgpack")
+    write_shards(nest(state), tmp_path / "sharded", num_shards=2)
+    write_msgpack(nest(state), tmp_path / "whole.msgpack")
     for name in ("sharded", "whole.msgpack"):
         foreign = vmoe.read(tmp_path / name)
         assert foreign.step == 77
@@ -122,7 +123,7 @@ def test_the_optimiser_is_left_out_and_said_so(tmp_path):
 
 def test_half_precision_is_read(tmp_path):
     tensors = {name: jnp.asarray(tensor, jnp.bfloat16) for name, tensor in sparse().items()}
-    write_shards(nested({n: np.asarray(t) for n, t in tensors.items()}), tmp_path / "half", num_shards=1)
+    write_shards(nest({n: np.asarray(t) for n, t in tensors.items()}), tmp_path / "half", num_shards=1)
     foreign = vmoe.read(tmp_path / "half")
     np.testing.assert_array_equal(foreign.params["head"].kernel, np.asarray(tensors["head/kernel"], np.float32))
 
@@ -149,7 +150,7 @@ def test_a_new_head_where_there_is_none(tmp_path):
 
 
 def test_broken_files(tmp_path):
-    write_shards(nested(under("params/", sparse())), tmp_path / "ckpt", num_shards=3)
+    write_shards(nest(under("params/", sparse())), tmp_path / "ckpt", num_shards=3)
     shard = tmp_path / "ckpt.data-00001-of-00003"
     data = shard.read_bytes()
     shard.write_bytes(data[: len(data) // 2])
@@ -169,7 +170,7 @@ def test_broken_files(tmp_path):
 
 
 def test_an_index_that_leaves_a_part_out(tmp_path):
-    write_shards(nested(sparse()), tmp_path / "ckpt", num_shards=2)
+    write_shards(nest(sparse()), tmp_path / "ckpt", num_shards=2)
     index = msgpack.unpackb((tmp_path / "ckpt.index").read_bytes(), strict_map_key=False)
     bank = index["index"]["Encoder"]["encoderblock_0"]["Moe"]["Mlp"]["Dense_0"]
     shaped, boxes, shards = msgpack.unpackb(bank["kernel"].data, raw=True)
@@ -228,4 +229,4 @@ def test_models_that_the_format_cannot_hold(tmp_path):
         vmoe.write(conv, tmp_path / "no")
     with pytest.raises(SpecError, match="num_shards='two' must be a whole number"):
         vmoe.write(foreign, tmp_path / "no", num_shards="two")
-    assert flat(nested({"a/b": np.zeros(1)})).keys() == {"a/b"}
+    assert flat(nest({"a/b": np.zeros(1)})).keys() == {"a/b"}
