@@ -21,19 +21,19 @@ from moejax.train.spec import Train
 from moejax.train.stored_leaves import fill, own_copy
 
 SAVED, GOES_ON = 4, 3
+TASK = task_of("top_k", "all_to_all")
 
 
 def program_on(mesh, devices):
     optimizer = Optimizer(name="adamw", learning_rate=1e-3, eps=1e-3, schedule="constant")
     spec = Train(steps=STEPS, mesh=mesh, ema_decay=0.9)
-    task = task_of("top_k", "all_to_all")
-    return Program(task, optimizer, spec, seed=0, batch_size=BATCH, mesh=mesh.build(devices))
+    return Program(TASK, optimizer, spec, seed=0, batch_size=BATCH, mesh=mesh.build(devices))
 
 
 def losses_from(program, state, first, count):
     found = []
     with jax.set_mesh(program.mesh):
-        for batch in list(batches())[first : first + count]:
+        for batch in list(batches(TASK))[first : first + count]:
             state, metrics = program.step(state, program.place(batch))
             found.append(float(metrics["total_loss"]))
     return state, np.asarray(found)
