@@ -51,7 +51,7 @@ def fit_bases(
     """The start, or what `steps` of Adam on the mean squared error of kernels / scale made of it where that is better."""
     if not steps:
         return start
-    target = jnp.asarray(host.kernels[name])
+    target = jnp.asarray(host.arrays[name])
     moved = _adam(
         dataclasses.replace(start, own=start.own / jnp.float32(scale)), target, jnp.float32(scale), steps, learning_rate
     )

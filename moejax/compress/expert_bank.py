@@ -19,9 +19,13 @@ from moejax.linear.indexed import Indexed
 
 @dataclasses.dataclass(frozen=True)
 class HostBank:
-    """kernels: name -> [E D F] in the dtype they are stored in; biases: name -> [E F]. num_params: of all of them."""
+    """kernels: name -> [E D F] in the dtype they are stored in; biases: name -> [E F]. num_params: of all of them.
+
+    arrays: the kernels as jax holds them, on CPU in the same memory; asking jax for them anew would copy them.
+    """
 
     kernels: dict[str, np.ndarray]
+    arrays: dict[str, Array]
     biases: dict[str, np.ndarray]
     num_params: int
 
@@ -86,8 +90,9 @@ class HostBank:
 
 def read(bank: dict[str, Any]) -> HostBank:
     """The bank without the router. Raises SpecError for a kernel that is missing, misshapen or not finite."""
-    kernels = {name: np.asarray(leaf.materialise()) for name, leaf in bank.items() if hasattr(leaf, "materialise")}
-    kernels.pop("router", None)
+    arrays = {name: leaf.materialise() for name, leaf in bank.items() if hasattr(leaf, "materialise")}
+    arrays.pop("router", None)
+    kernels = {name: np.asarray(array) for name, array in arrays.items()}
     if missing := [name for name in ("up", "down") if name not in kernels]:
         raise SpecError(f"a bank needs the kernels 'up' and 'down'; {missing} are not among {sorted(bank)}.")
     shape = kernels["up"].shape
@@ -101,7 +106,7 @@ def read(bank: dict[str, Any]) -> HostBank:
             if not np.all(np.isfinite(one)):
                 raise SpecError(f"{name}: the kernel of expert {expert} holds NaN or infinite values; repair it first.")
     biases = {name: np.asarray(leaf) for name, leaf in bank.items() if name not in kernels and name != "router"}
-    return HostBank(kernels, biases, num_params(bank))
+    return HostBank(kernels, arrays, biases, num_params(bank))
 
 
 def num_params(bank: dict[str, Any]) -> int:
