@@ -28,7 +28,7 @@ nav { margin: 22px 0 0; font-size: 0.95rem; display: flex; flex-wrap: wrap; gap:
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 16px; margin: 34px 0 10px; }
 .card { background: var(--soft); border-radius: 10px; padding: 18px 20px 16px; border-top: 4px solid var(--colour); }
-.card .name { font-weight: 600; } .card .value { font-size: 2.2rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; }
+.card .name { font-weight: 600; overflow-wrap: anywhere; } .card .value { font-size: 2.2rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.02em; }
 .card .value small { font-size: 1rem; font-weight: 400; color: var(--muted); letter-spacing: 0; }
 .scroll { overflow-x: auto; margin: 18px 0 8px; -webkit-overflow-scrolling: touch; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: 0.95rem; }
