@@ -86,6 +86,8 @@ class Checkpoints:
             cleanup_tmp_directories=not read_only,
             enable_async_checkpointing=not read_only,
             read_only=read_only,
+            create=not read_only,  # said here, as Orbax warns of what it has to set itself
+            save_interval_steps=0 if read_only else 1,
             temporary_path_class=SealedPath,
             todelete_subdir=None if read_only else REMOVED,
         )
