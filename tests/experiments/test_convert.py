@@ -132,26 +132,47 @@ import jax, jax.numpy as jnp, numpy as np
 from moejax.core.spec import build_method
 from moejax.interop import jaxexport
 from moejax.interop.contract import Foreign
-for path, model, batch in json.loads(sys.argv[1]):
+draw = np.random.default_rng(0)
+pictures = draw.normal(size=(3, 8, 8, 3)).astype(np.float32)
+inputs = {
+    "vit": [pictures],
+    "dit": [pictures, np.float32([0.1, 0.5, 0.9]), np.int32([0, 4, 2])],
+    "decoder": [draw.integers(0, 11, (3, 6), np.int32)],
+}
+for path, model, options in json.loads(sys.argv[1]):
     spec = build_method("models", model)
     params, state = spec.init(jax.random.key(0))
     params = jax.tree.map(lambda a: a + 0.1 * jnp.cos(jnp.arange(a.size, dtype=a.dtype)).reshape(a.shape), params)
-    images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype(np.float32)
-    jaxexport.write(Foreign(model=model, params=params, state=state), path, batch=batch)
-    np.savez(path + ".npz", images=images, logits=spec.apply(params, state, jnp.asarray(images)).logits)
+    jaxexport.write(Foreign(model=model, params=params, state=state), path, **options)
+    given = inputs[model["name"]]
+    out = spec.apply(params, state, *map(jnp.asarray, given))
+    expected = {"prediction": out.prediction, "variance": out.variance} if model["name"] == "dit" else {"logits": out.logits}
+    np.savez(path + ".npz", *given, **expected)
 """
 CALL = """
 import sys
 import jax, jax.export, numpy as np, safetensors.numpy
 for path in sys.argv[1:]:
     program = jax.export.deserialize(bytearray(open(path, "rb").read()))
-    data = np.load(path + ".npz")
-    found = program.call(safetensors.numpy.load_file(path + ".safetensors"), data["images"])
-    assert np.abs(found).max() > 0.1
-    np.testing.assert_allclose(found, data["logits"], rtol=1e-5, atol=1e-6)
-    print(found.shape, program.platforms)
+    data = dict(np.load(path + ".npz"))
+    given = [data.pop(name) for name in sorted(data) if name.startswith("arr_")]
+    found = program.call(safetensors.numpy.load_file(path + ".safetensors"), *given)
+    found = found if isinstance(found, dict) else {"logits": found}
+    assert found.keys() == data.keys()
+    for name, expected in data.items():
+        assert np.abs(expected).max() > 0.1
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-5)
+        print(name, found[name].shape, program.platforms)
 assert not any(name.startswith("moejax") for name in sys.modules)
 """
+DIT = {
+    "name": "dit", "image_size": 8, "patch_size": 4, "channels": 3, "dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16,
+    "num_classes": 5, "learn_variance": True, "moe": MOE, "moe_layers": [1],
+}  # fmt: skip
+DECODER = {
+    "name": "decoder", "vocab_size": 11, "dim": 8, "depth": 2, "num_heads": 2, "mlp_dim": 16, "max_length": 9,
+    "moe": MOE, "moe_layers": [1],
+}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -160,16 +181,22 @@ def test_an_exported_forward_pass_needs_no_code_of_ours(tmp_path):
     sparse = {**CONFIG, "moe": MOE, "moe_layers": [1]}
     soft = {**sparse, "moe": {**MOE, "router": {"name": "soft", "num_experts": 4, "num_slots": 1}}}
     cases = [
-        (str(tmp_path / "sparse"), sparse, "3"),
-        (str(tmp_path / "any"), {**sparse, "moe": {**MOE, "dispatch": "einsum"}}, "any"),
-        (str(tmp_path / "soft"), soft, "any"),
+        (str(tmp_path / "sparse"), sparse, {"batch": "3"}),
+        (str(tmp_path / "any"), {**sparse, "moe": {**MOE, "dispatch": "einsum"}}, {"batch": "any"}),
+        (str(tmp_path / "soft"), soft, {"batch": "any"}),
+        (str(tmp_path / "dit"), DIT, {"batch": "3"}),
+        (str(tmp_path / "decoder"), DECODER, {"batch": "3", "length": "6"}),
     ]
     for name, program in (("write.py", WRITE), ("call.py", CALL)):
         (tmp_path / name).write_text(program)
     output_of(tmp_path / "write.py", json.dumps(cases), devices=None)  # untyped: a batch of any size is no int
     printed = output_of(tmp_path / "call.py", *(path for path, _, _ in cases), devices=None)
-    assert printed.splitlines() == ["(3, 5) ('cpu', 'cuda', 'tpu')"] * 3
-    assert json.loads((tmp_path / "any.json").read_text())["input"]["images"] == ["any", 8, 8, 3]
+    shapes = ["logits (3, 5)"] * 3 + ["prediction (3, 8, 8, 3)", "variance (3, 8, 8, 3)", "logits (3, 6, 11)"]
+    assert printed.splitlines() == [f"{shape} ('cpu', 'cuda', 'tpu')" for shape in shapes]
+    told = json.loads((tmp_path / "any.json").read_text())
+    assert told["inputs"] == {"images": {"shape": ["any", 8, 8, 3], "dtype": "float32"}}
+    assert told["output"] == {"shape": ["any", 5], "dtype": "float32"}
+    assert list(json.loads((tmp_path / "dit.json").read_text())["inputs"]) == ["x", "time", "label"]
 
 
 def test_exports_that_are_refused(tmp_path):
@@ -180,6 +207,13 @@ def test_exports_that_are_refused(tmp_path):
     ):
         with pytest.raises(SpecError, match=message):
             jaxexport.write(foreign(), tmp_path / "no", **option)
+    decoder = Foreign(model=DECODER, params={}, state={})
+    for length, message in (
+        ("ten", "length='ten' must be"),
+        (10, "length=10 must be from 1 to the model's max_length=9"),
+    ):
+        with pytest.raises(SpecError, match=message):
+            jaxexport.write(decoder, tmp_path / "no", length=length)
     assert not any(tmp_path.iterdir())
 
 
