@@ -1,7 +1,9 @@
 """Command lines that cannot be read end with one line, not with a traceback: `app.run(main, flags_parser=parse)`."""
 
+import re
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
@@ -19,12 +21,12 @@ def parse(argv: list[str]) -> list[str]:
                 value.keys()  # a config that could not be loaded raises its error at its first use alone
         return rest
     except (flags.Error, SpecError, KeyError, AttributeError, TypeError, ValueError, OSError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {explain(error, argv)}", file=sys.stderr)
         sys.exit(2)
 
 
-def explain(error: BaseException) -> str:
-    """The SpecError that caused `error` where there is one; a misspelt --config.key with the nearest one."""
+def explain(error: BaseException, argv: Sequence[str] = ()) -> str:
+    """The SpecError that caused `error` where there is one; a misspelt --config.key, as it is typed in argv, with the nearest one."""
     links: list[BaseException] = [error]
     while (link := links[-1].__cause__ or links[-1].__context__) is not None:
         links.append(link)
@@ -40,8 +42,16 @@ def explain(error: BaseException) -> str:
     if "earlier failure to load" in text:
         return f"--config: no config could be loaded: {text.rpartition(']:')[2].strip() or text}"
     if isinstance(error, (KeyError, AttributeError)) and _inside_config(error):
-        return f"--config.KEY: the config has no key {text}"
+        return _unknown_key(text, argv)
     return text
+
+
+def _unknown_key(text: str, argv: Sequence[str]) -> str:
+    """text: the config library's own words, the key in quotes and perhaps the one that was meant."""
+    key, *meant = re.findall(r"[\"']([^\"']+)[\"']", text) or [text]
+    typed = [argument.partition("=")[0] for argument in argv if argument.startswith("-")]
+    flag = next((name for name in typed if key in name.split(".")[1:]), "--config.KEY")
+    return f"{flag}: the config has no key {key!r}." + (f" Did you mean {meant[0]!r}?" if meant else "")
 
 
 def _inside_config(error: BaseException) -> bool:

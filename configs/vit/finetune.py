@@ -11,13 +11,16 @@ A leaf that does not fit and is not named in train.reinitialise is an error.
 Record: command, device, time, result, seeds and date of the recorded runs go here.
 """
 
+import dataclasses
 import json
 import pathlib
+from typing import Any, get_type_hints
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from moejax.core.arguments import parse
 from moejax.core.errors import SpecError
+from moejax.core.spec import methods
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -33,6 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = {"name": "classification", "cross_entropy": "softmax", "label_smoothing": 0.1, "aux_loss_weight": 1.0}
     config.data = {
         "name": args.data,
+        **own_fields(args.data),
         "batch_size": 128,
         "eval_batch_size": 256,
         "image_size": args.size,
@@ -68,6 +72,20 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 1
         config.train.update(steps=2, log_every=1, eval_every=1, checkpoint_every=1)
     return config
+
+
+def own_fields(data: str) -> dict[str, Any]:
+    """The fields of a data set itself, such as the folder of pictures, so that the command line can give them."""
+    found = methods("data").get(data)
+    if found is None:  # one of TFDS, or a misspelt one, which training answers
+        return {}
+    hints = get_type_hints(found)
+    return {
+        field.name: config_dict.placeholder(hints[field.name])
+        if field.default is dataclasses.MISSING
+        else field.default
+        for field in dataclasses.fields(found)
+    }
 
 
 def source_model(args: ConfigDict) -> dict:
