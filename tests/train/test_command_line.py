@@ -16,7 +16,10 @@ CONFIG = "configs/vit/patchwork.py:smoke"
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([f"--config={CONFIG}", "--config.optimizer.learning_rat=1"], 'Did you mean "learning_rate"'),
+        (
+            [f"--config={CONFIG}", "--config.optimizer.learning_rat=1"],
+            "--config.optimizer.learning_rat: the config has no key 'learning_rat'. Did you mean 'learning_rate'",
+        ),
         ([f"--config={CONFIG},modle=vmoe"], "Did you mean 'model'"),
         ([f"--config={CONFIG}", "--config.optimizer.name=adan"], "Did you mean 'adamw'"),
         ([f"--config={CONFIG}", "--config.model.num_classes=7"], "patchwork has 29 classes"),
