@@ -2,6 +2,8 @@ r"""Fine-tune a finished run on another data set, with a new head.
 
   python experiments/train.py --config configs/vit/finetune.py:source=runs/vmoe,data=fashion_mnist_12k,classes=10 \
       --workdir runs/vmoe_fashion
+  python experiments/train.py --config configs/vit/finetune.py:data=image_folder,classes=5 --config.data.folder=pictures \
+      --workdir runs/mine
 
 Arguments: source (workdir of a run of configs/vit/patchwork.py; none: a small dense model from scratch), data, classes, size (side that pictures are brought to), steps, learning_rate, freeze (train only the head), seed, smoke.
 
@@ -11,16 +13,13 @@ A leaf that does not fit and is not named in train.reinitialise is an error.
 Record: command, device, time, result, seeds and date of the recorded runs go here.
 """
 
-import dataclasses
 import json
 import pathlib
-from typing import Any, get_type_hints
 
 from ml_collections import ConfigDict, config_dict
 
 from moejax.core.arguments import parse
 from moejax.core.errors import SpecError
-from moejax.core.spec import methods
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -36,12 +35,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.task = {"name": "classification", "cross_entropy": "softmax", "label_smoothing": 0.1, "aux_loss_weight": 1.0}
     config.data = {
         "name": args.data,
-        **own_fields(args.data),
         "batch_size": 128,
         "eval_batch_size": 256,
         "image_size": args.size,
         "augment": {"pad_crop": {"pad": 2}},
     }
+    if args.data == "image_folder":  # so that the command line can give them
+        config.data.update(folder=config_dict.placeholder(str), validation_fraction=0.1, test_fraction=0.1)
     config.optimizer = {
         "name": "adamw",
         "learning_rate": args.learning_rate,
@@ -72,20 +72,6 @@ def get_config(arg: str = "") -> ConfigDict:
         config.optimizer.warmup_steps = 1
         config.train.update(steps=2, log_every=1, eval_every=1, checkpoint_every=1)
     return config
-
-
-def own_fields(data: str) -> dict[str, Any]:
-    """The fields of a data set itself, such as the folder of pictures, so that the command line can give them."""
-    found = methods("data").get(data)
-    if found is None:  # one of TFDS, or a misspelt one, which training answers
-        return {}
-    hints = get_type_hints(found)
-    return {
-        field.name: config_dict.placeholder(hints[field.name])
-        if field.default is dataclasses.MISSING
-        else field.default
-        for field in dataclasses.fields(found)
-    }
 
 
 def source_model(args: ConfigDict) -> dict:
