@@ -7,16 +7,18 @@
       --target moe_layers=every2 --target 'moe={"router": {"name": "top_k", "num_experts": 8, "num_selected_experts": 2,
       "renormalize": true}, "experts": {"name": "mlp", "expert_dim": 3072}}' \
       --rules '[["moe/experts", "copy_experts"], ["moe/router", "fresh"], ["^head", "fresh"]]'
+  python experiments/convert.py --from huggingface --input OLMoE-1B-7B --to run --output runs/olmoe \
+      --config configs/lm/tokens.py --config.data.folder=tokens
   python experiments/convert.py --list
 
 --model KEY=VALUE says what the weights do not tell (moe.router.num_selected_experts=1, num_heads=12); --target KEY=VALUE
 makes another model of them, whose leaves --rules says (moejax/models/leaf_rules.py; inline JSON or a file of it). --read and
---write OPTION=VALUE are the formats' own options. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be read, built or
+--write OPTION=VALUE are the formats' own options. --config FILE, with --to run, is the config that the run gets, but for its
+model; a classifier of pictures needs none. Exit codes: 0 done, 1 no usable checkpoint, 2 what cannot be read, built or
 written.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,8 @@ from typing import Any
 import flag_errors
 import jax
 from absl import app, flags, logging
+from flag_values import options, read_rules, settings
+from ml_collections import config_flags
 
 from moejax.core.errors import SpecError
 from moejax.core.spec import build_method
@@ -45,50 +49,13 @@ _RULES = flags.DEFINE_string("rules", None, "Rules for its leaves: JSON, or a fi
 _READ = flags.DEFINE_multi_string("read", [], "OPTION=VALUE of the input's format.")
 _WRITE = flags.DEFINE_multi_string("write", [], "OPTION=VALUE of the output's format.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of leaves that are made anew.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Of a run that is written, but for its model.")
 _LIST = flags.DEFINE_boolean("list", False, "Names the formats and ends.")
 
 
 def known_formats() -> dict[str, ModuleType]:
     """The foreign formats, and a run's folder."""
     return {**formats(), "run": run_format}
-
-
-def settings(pairs: Sequence[str], flag: str) -> dict[str, Any]:
-    """'a.b=1' -> {'a': {'b': 1}}; a value that is no JSON is a string. Raises SpecError for a pair without '='."""
-    found: dict[str, Any] = {}
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            raise SpecError(f"--{flag}={pair!r} must be KEY=VALUE.")
-        try:
-            value = json.loads(text)
-        except ValueError:
-            value = text
-        for part in reversed(key.split(".")):
-            value = {part: value}
-        found = overridden(found, value)
-    return found
-
-
-def options(pairs: Sequence[str], flag: str) -> dict[str, str]:
-    """'a=1' -> {'a': '1'}. Raises SpecError for a pair without '='."""
-    for pair in pairs:
-        if "=" not in pair:
-            raise SpecError(f"--{flag}={pair!r} must be OPTION=VALUE.")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
-def read_rules(text: str | None) -> list[Any]:
-    """The rules of inline JSON or of a file. Raises SpecError for anything but a list."""
-    if text is None:
-        return []
-    try:
-        found = json.loads(text if text.lstrip().startswith("[") else Path(text).read_text())
-    except (ValueError, OSError) as error:
-        raise SpecError(f'--rules: {error}; give [["regex", "rule"], ...] or a file of it.') from error
-    if not isinstance(found, list):
-        raise SpecError("--rules must be a list of [regex, rule] pairs.")
-    return found
 
 
 def another(foreign: Foreign, target: dict[str, Any], rules: Sequence[Any], seed: int) -> Foreign:
@@ -116,7 +83,12 @@ def convert() -> None:
     if any(place.exists() for place in (output, Path(f"{output}.index"))):
         raise SpecError(f"--output {output} exists; nothing is overwritten.")
     rules, target = read_rules(_RULES.value), settings(_TARGET.value, "target")
+    run = _CONFIG.value
+    if run is not None and sink is not run_format:
+        raise SpecError(f"--config is of a run that is written, with --to run, not with --to {_TO.value}.")
     foreign = source.read(_INPUT.value, model=settings(_MODEL.value, "model"), **reading)
+    if run is not None:
+        foreign = dataclasses.replace(foreign, run={k: v for k, v in run.to_dict().items() if k != "model"})
     for note in foreign.notes:
         print(f"note: {note}")
     if rules or target:

@@ -62,20 +62,24 @@ def load(folder: Path) -> language_models.Loaded:
 
 
 def tokenizer_of(folder: Path) -> Any:
-    """The tokenizer beside the weights, bytes for a run that was trained on them; None where there is none, or not the library.
+    """The tokenizer beside the weights or the run's tokens, bytes for a run that was trained on them; None where there is none, or
+    not the library.
 
     Raises SpecError for a broken one.
     """
     data = read_config(folder).get("data") if (folder / CONFIG).is_file() else None
-    if isinstance(data, dict) and opening.pipeline_type(data.get("name")) is TextPipeline:
+    places = [folder / "tokenizer.json"]
+    if isinstance(data, dict) and data.get("name") == "token_files":
+        places.append(Path(data["folder"]).expanduser() / "tokenizer.json")
+    elif isinstance(data, dict) and opening.pipeline_type(data.get("name")) is TextPipeline:
         return ByteTokenizer()
     try:
         from tokenizers import Tokenizer
     except ImportError:
         return None
-    path = folder / "tokenizer.json"
+    path = next((place for place in places if place.is_file()), None)
     try:
-        return Tokenizer.from_file(str(path)) if path.is_file() else None
+        return None if path is None else Tokenizer.from_file(str(path))
     except Exception as error:  # the library raises nothing narrower
         raise SpecError(f"{path} is no tokenizer that the library reads ({error}).") from error
 

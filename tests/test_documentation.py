@@ -125,7 +125,9 @@ def type_(command):
 
 @pytest.fixture
 def folder(tmp_path):
-    """The repository's folders, the commands `moejax` and `python`, and a reader's own pictures: five classes of colours."""
+    """The repository's folders, the commands `moejax` and `python`, and a reader's own data: pictures of five classes of colours,
+    and tokens.
+    """
     for name in ("experiments", "configs", "docs", "tests", "moejax", "kernels"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "bin").mkdir()
@@ -138,6 +140,10 @@ def folder(tmp_path):
         for number in range(40):
             pixels = np.uint8(50 * label + draw.integers(0, 40, (32, 32, 3)))
             Image.fromarray(pixels).save(tmp_path / f"pictures/class{label}/{number}.png")
+    (tmp_path / "tokens").mkdir()
+    for split, count in (("train", 6000), ("validation", 600), ("test", 600)):
+        np.save(tmp_path / f"tokens/{split}.npy", draw.integers(0, 64, count, np.uint16))
+    np.save(tmp_path / "tokens/token_bytes.npy", np.full(64, 3))
     return tmp_path
 
 

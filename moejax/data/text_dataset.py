@@ -1,22 +1,23 @@
-"""A data set of text: documents, divided among splits as wholes, read in sequences of equal length.
+"""A data set of text, as bytes of documents or as tokens of any tokenizer, read in sequences of equal length.
 
-The documents of a split stand one after the other; sequence i predicts its tokens i T + 1 to (i + 1) T, so that every token of
+What a split holds stands one after the other; sequence i predicts its tokens i T + 1 to (i + 1) T, so that every token of
 a split but the first is predicted exactly once per epoch. Source: ours.
 """
 
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Integer
 
 from moejax.core.errors import SpecError, did_you_mean
 from moejax.data.batch_sizes import BatchSizes
 from moejax.data.byte_text import BEGIN, VOCAB_SIZE, joined
 from moejax.data.iterators import MemoryIterator, TrainIterator
 
+CHUNK = 2**24  # tokens that are looked at together
 Documents = Mapping[str, bytes]  # by a name that does not depend on where they lie
 
 
@@ -29,11 +30,28 @@ class OpenedText:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class OpenedTokens:
+    """What a source of tokens opens into. splits: integers [tokens] each. token_bytes: of text, by token [vocabulary].
+
+    fingerprint: of all of them. padding: a token for the places behind the end of a text.
+    """
+
+    splits: Mapping[str, Integer[np.ndarray, "_"]]
+    token_bytes: Integer[np.ndarray, " N"]
+    fingerprint: str
+    padding: int = 0
+    kind: Literal["bytes", "ids"] = "ids"
+    documents: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    origin: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TextInfo:
     """What a model and a report must know of a data set of text.
 
     vocab_size: tokens are below it. sequence_length: tokens that a sequence predicts, T. split_sizes: sequences of each split.
-    split_bytes, split_documents: what they were cut from. fingerprint: of all names and texts. origin: as in `OpenedText`.
+    split_bytes, split_documents: what they were cut from; documents are not known of tokens in files. fingerprint: of all names
+    and texts. origin: as in `OpenedText`. kind: what a token is, a byte (`byte_text`) or an id of some tokenizer. padding: as in `OpenedTokens`.
     """
 
     name: str
@@ -44,6 +62,8 @@ class TextInfo:
     split_documents: Mapping[str, int]
     fingerprint: str
     origin: str = ""
+    kind: Literal["bytes", "ids"] = "bytes"
+    padding: int = BEGIN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,24 +86,22 @@ class TextPipeline(BatchSizes):
         self, rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, info: Any, *, cropped: bool = False
     ) -> dict[str, np.ndarray]:
         """'tokens' and 'target' int32 [B T] from rows [B T+1]; nothing is drawn."""
-        del rng, labels, info, cropped
-        return inputs_and_targets(images)
+        del rng, labels, cropped
+        return inputs_and_targets(images, padding=info.padding)
 
 
-def inputs_and_targets(rows: Int[np.ndarray, "B T1"]) -> dict[str, np.ndarray]:
-    """'tokens' [B T] and the 'target' [B T] that follows each, -1 where a row has ended (its tokens are `BEGIN` there)."""
-    tokens = np.where(rows[:, :-1] < 0, BEGIN, rows[:, :-1])
+def inputs_and_targets(rows: Integer[np.ndarray, "B T1"], *, padding: int) -> dict[str, np.ndarray]:
+    """'tokens' [B T] and the 'target' [B T] that follows each, -1 where a row has ended (its tokens are `padding` there)."""
+    tokens = np.where(rows[:, :-1] < 0, padding, rows[:, :-1])
     return {"tokens": tokens.astype(np.int32), "target": rows[:, 1:].astype(np.int32)}
 
 
 class Sequences:
-    """The sequences of a split: `sequences[index]` are rows int16 [n T+1], which end in -1 where the text does."""
+    """The sequences of a text [tokens]: `sequences[index]` are rows int32 [n T+1], which end in -1 where the text does."""
 
-    def __init__(self, documents: Documents, length: int, limit: int | None):
-        text = joined(list(documents.values()))
+    def __init__(self, text: Integer[np.ndarray, " M"], length: int, limit: int | None):
         count = max(-(-(len(text) - 1) // length), 0)
-        self._text = np.full(count * length + 1, -1, np.int16)
-        self._text[: len(text)] = text[: len(self._text)]
+        self._text = text
         kept = count if limit is None else min(limit, count)
         self._starts = np.arange(kept) * count // max(kept, 1) * length
         self._offsets = np.arange(length + 1)
@@ -91,31 +109,54 @@ class Sequences:
     def __len__(self) -> int:
         return len(self._starts)
 
-    def __getitem__(self, index: np.ndarray) -> Int[np.ndarray, "B T1"]:
-        return self._text[self._starts[index][:, None] + self._offsets]
+    def __getitem__(self, index: np.ndarray) -> Integer[np.ndarray, "B T1"]:
+        place = self._starts[index][:, None] + self._offsets
+        rows = self._text[np.minimum(place, len(self._text) - 1)].astype(np.int32)
+        return np.where(place < len(self._text), rows, np.int32(-1))
+
+
+def as_tokens(name: str, opened: OpenedText) -> OpenedTokens:
+    """Documents as bytes, each after one token that says that it begins. Raises SpecError for a split without text."""
+    for split, documents in opened.splits.items():
+        if not any(documents.values()):
+            raise SpecError(f"{name}: split {split!r} has no text; give it documents, or leave the split out.")
+    return OpenedTokens(
+        splits={split: joined(list(documents.values())).astype(np.int16) for split, documents in opened.splits.items()},
+        token_bytes=(np.arange(VOCAB_SIZE) != BEGIN).astype(np.int32),
+        fingerprint=fingerprint(opened.splits),
+        padding=BEGIN,
+        kind="bytes",
+        documents={split: len(documents) for split, documents in opened.splits.items()},
+        origin=opened.origin,
+    )
 
 
 class TextDataset:
-    """Splits of text in memory. Build it with `moejax.data.build`."""
+    """Splits of text in memory or in mapped files. Build it with `moejax.data.build`."""
 
-    def __init__(self, name: str, opened: OpenedText, pipeline: TextPipeline):
+    def __init__(self, name: str, opened: OpenedText | OpenedTokens, pipeline: TextPipeline):
         self.pipeline = pipeline
-        for split, documents in opened.splits.items():
-            if not any(documents.values()):
-                raise SpecError(f"{name}: split {split!r} has no text; give it documents, or leave the split out.")
+        tokens = as_tokens(name, opened) if isinstance(opened, OpenedText) else opened
         length, limit = pipeline.sequence_length, pipeline.max_examples
-        self._splits = {key: Sequences(documents, length, limit) for key, documents in opened.splits.items()}
+        self._splits = {key: Sequences(text, length, limit) for key, text in tokens.splits.items()}
+        self._token_bytes = tokens.token_bytes
         self.info = TextInfo(
             name=name,
-            vocab_size=VOCAB_SIZE,
+            vocab_size=len(tokens.token_bytes),
             sequence_length=length,
             split_sizes={key: len(split) for key, split in self._splits.items()},
-            split_bytes={key: sum(map(len, documents.values())) for key, documents in opened.splits.items()},
-            split_documents={key: len(documents) for key, documents in opened.splits.items()},
-            fingerprint=fingerprint(opened.splits),
-            origin=opened.origin,
+            split_bytes={key: self._bytes(text) for key, text in tokens.splits.items()},
+            split_documents=tokens.documents,
+            fingerprint=tokens.fingerprint,
+            origin=tokens.origin,
+            kind=tokens.kind,
+            padding=tokens.padding,
         )
         pipeline.check_size(name, self.info.split_sizes["train"], examples="sequences")
+
+    def _bytes(self, text: Integer[np.ndarray, " M"]) -> int:
+        parts = (self._token_bytes[text[start : start + CHUNK]] for start in range(0, len(text), CHUNK))
+        return sum(int(part.sum(dtype=np.int64)) for part in parts)
 
     @property
     def batch_size(self) -> int:
@@ -140,9 +181,10 @@ class TextDataset:
         order = np.random.default_rng(0).permutation(len(rows))
         for start in range(0, len(rows), size * num_processes):
             position = np.arange(start + process * size, start + (process + 1) * size)
-            batch = inputs_and_targets(rows[order[position % len(rows)]])
-            counted = (batch["target"] >= 0) & (batch["target"] != BEGIN)
-            yield {**batch, "bytes": counted.sum(-1).astype(np.int32), "mask": position < len(rows)}
+            batch = inputs_and_targets(rows[order[position % len(rows)]], padding=self.info.padding)
+            target = batch["target"]
+            size_of = np.where(target >= 0, self._token_bytes[np.maximum(target, 0)], 0).sum(-1)
+            yield {**batch, "bytes": size_of.astype(np.int32), "mask": position < len(rows)}
 
     def split(self, name: str) -> Sequences:
         """The split `name`; SpecError when there is none."""

@@ -18,6 +18,8 @@ from moejax.evals.predictions import group_size
 from moejax.evals.routing_statistics import LayerStatistics, expert_mass
 from moejax.evals.routing_statistics import summarise as summarise_layer
 
+MOST_FREQUENT = 256  # tokens whose shares of experts are written
+
 
 def evaluate_task(task: Any, params: Any, state: Any, dataset: Any, *, split: str = "test") -> dict[str, Any]:
     """What `evaluation.json` holds: 'split', 'scores' (of `task.summarise`), 'routing' (by block; of language models), 'data'
@@ -25,6 +27,7 @@ def evaluate_task(task: Any, params: Any, state: Any, dataset: Any, *, split: st
 
     routing: as `routing_statistics.summarise`, with tokens in the place of classes and kinds of characters in that of domains:
     the mutual information says, in bits, how much the expert tells about the token that it is given. Padding is left out.
+    Tokens that are no bytes have no kinds, and 'classes' and 'expert_by_class' are of the most frequent ones only.
     Raises SpecError for an unknown split.
     """
     is_text = isinstance(dataset.info, TextInfo)
@@ -42,14 +45,23 @@ def evaluate_task(task: Any, params: Any, state: Any, dataset: Any, *, split: st
         for name, mass in masses.items():
             _add(layers, name, mass, batch, metrics, num_tokens=dataset.info.vocab_size)
     joined = {name: np.concatenate([part[name] for part in gathered]) for name in gathered[0]} if gathered else {}
-    names: dict[str, Any] = {"class_names": token_names(), "domain_names": KINDS, "class_domains": token_kinds()}
     return {
         "split": split,
         "scores": task.summarise(joined or {"mask": np.zeros(0, bool)}, dataset.info),
-        "routing": {block: summarise_layer(layer, **names) for block, layer in layers.items()},
+        "routing": {block: _summary_of(layer, dataset.info) for block, layer in layers.items()},
         "data": dataclasses.asdict(dataset.info) if is_text else {"name": dataset.info.name},
         "summary": costs(task.model, params, state, dataset),
     }
+
+
+def _summary_of(layer: LayerStatistics, info: TextInfo) -> dict[str, Any]:
+    """Of bytes by their kinds; of other tokens, where the vocabulary is large, shares of the most frequent ones alone."""
+    if info.kind == "bytes":
+        return summarise_layer(layer, class_names=token_names(), domain_names=KINDS, class_domains=token_kinds())
+    found = summarise_layer(layer, class_names=[str(token) for token in range(info.vocab_size)])
+    frequent = np.sort(np.argsort(-layer.tokens_by_class, kind="stable")[:MOST_FREQUENT])
+    classes, shares = found["classes"], np.asarray(found["expert_by_class"])
+    return found | {"classes": [classes[i] for i in frequent], "expert_by_class": shares[:, frequent].tolist()}
 
 
 def _masses(model: Any, params: Any, state: Any, tokens: jax.Array) -> dict[str, jax.Array]:

@@ -40,7 +40,8 @@ def write(foreign: Foreign, path: str | Path, *, family: str = "", dtype: str | 
     if not isinstance(foreign.spec, Decoder):
         raise SpecError(f"the hub's families here are decoders; model.name={foreign.model.get('name')!r} is none.")
     if not family:
-        raise SpecError(f"say which family the folder is to be: family={' | '.join(language_models.FORMATS)}.")
+        families = ", ".join(language_models.FORMATS)
+        raise SpecError(f"say which family the folder is to be, by --write family=FAMILY: one of {families}.")
     language_models.save(foreign.params, foreign.spec, path, family=family, dtype=dtype)  # type: ignore[arg-type]
 
 

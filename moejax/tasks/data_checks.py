@@ -40,8 +40,8 @@ def check_text(model: Any, info: Any) -> None:
     """SpecError naming the values that differ. info: a TextInfo; one of pictures is refused."""
     if not hasattr(info, "vocab_size"):
         raise SpecError(
-            f"{info.name} is no text, and task 'language' needs some; set config.data.name to 'docstrings', or 'text_files' with "
-            "a folder."
+            f"{info.name} is no text, and task 'language' needs some; set config.data.name to 'docstrings', or 'text_files' or "
+            "'token_files' with a folder."
         )
     if model.vocab_size < info.vocab_size:
         raise SpecError(

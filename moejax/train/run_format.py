@@ -36,7 +36,8 @@ def read(path: str | Path, *, model: Mapping[str, Any] | None = None, which: str
 def write(foreign: Foreign, path: str | Path, *, data: str | None = None, name: str | None = None) -> None:
     """Writes config.json and a checkpoint of parameters and router state.
 
-    data: name of the set that the run is evaluated on, and name of the run; None: of the run that the weights come from.
+    data: name of the set that the run is evaluated on, and name of the run; None: of the run that the weights come from, or of the
+    config that `foreign.run` is.
     Raises SpecError for a model without a task here, or a folder that already holds a run.
     """
     config = dict(foreign.run) if foreign.run is not None else _config(foreign)
@@ -56,7 +57,8 @@ def write(foreign: Foreign, path: str | Path, *, data: str | None = None, name: 
 def _config(foreign: Foreign) -> dict[str, Any]:
     if not hasattr(foreign.spec, "classify"):
         raise SpecError(
-            f"a {foreign.model['name']!r} model is no classifier of pictures, and only those become runs without another run's task."
+            f"a {foreign.model['name']!r} model is no classifier of pictures, whose task and data are known: say them with --config, "
+            "such as --config configs/lm/tokens.py for a decoder or configs/dit/dit_moe_paper.py for a diffusion model."
         )
     size = foreign.model["image_size"]
     data = {"name": "", "batch_size": 128, "eval_batch_size": 256, "image_size": size, "value_range": "-1_1"}

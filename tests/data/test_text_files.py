@@ -7,7 +7,7 @@ import pytest
 
 from moejax.core.errors import SpecError
 from moejax.data import build
-from moejax.data.byte_text import BEGIN, KINDS, ByteTokenizer, decode, encode, token_kinds, token_names
+from moejax.data.byte_text import BEGIN, KINDS, ByteTokenizer, decode, encode, joined, token_kinds, token_names
 from moejax.data.text_dataset import Sequences, divided, fingerprint, inputs_and_targets
 
 
@@ -53,11 +53,11 @@ def test_tokens_have_names_and_kinds():
 
 def test_sequences_by_hand():
     # Tokens: B a b c B d e. Of length 3: (B a b -> a b c), then (c B d -> B d e).
-    rows = Sequences({"x": b"abc", "y": b"de"}, 3, None)
+    rows = Sequences(joined([b"abc", b"de"]), 3, None)
     np.testing.assert_array_equal(rows[np.array([0, 1])], [[BEGIN, 97, 98, 99], [99, BEGIN, 100, 101]])
     # Of length 4: the second predicts two tokens only.
-    rows = Sequences({"x": b"abc", "y": b"de"}, 4, None)
-    batch = inputs_and_targets(rows[np.array([1])])
+    rows = Sequences(joined([b"abc", b"de"]), 4, None)
+    batch = inputs_and_targets(rows[np.array([1])], padding=BEGIN)
     np.testing.assert_array_equal(batch["target"], [[100, 101, -1, -1]])
     np.testing.assert_array_equal(batch["tokens"], [[BEGIN, 100, 101, BEGIN]])
 
@@ -135,7 +135,7 @@ def test_an_epoch_visits_every_sequence_and_processes_share_a_batch(tmp_path):
 
 
 def test_max_examples_are_spread_evenly():
-    rows = Sequences({"x": bytes(range(40))}, 4, 5)
+    rows = Sequences(joined([bytes(range(40))]), 4, 5)
     assert len(rows) == 5
     np.testing.assert_array_equal(rows[np.arange(5)][:, 1], [0, 8, 16, 24, 32])
 

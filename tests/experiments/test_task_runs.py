@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from moejax.linear.low_rank import LowRank
 from moejax.train.checkpoints import load_run
@@ -70,6 +71,37 @@ def test_a_language_run(tmp_path, root, sources):
 
     succeeds(root, "report", str(runs / "whole"), "--noevaluate", f"--output={tmp_path / 'page'}")
     assert "bits" in (tmp_path / "page" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_weights_of_the_hub_become_a_run(tmp_path, root):
+    theirs, run, tokens = root / "tests/interop/recorded/olmoe", tmp_path / "run", tmp_path / "tokens"
+    tokens.mkdir()
+    draw = np.random.default_rng(0)
+    for split in ("train", "validation", "test"):
+        np.save(tokens / f"{split}.npy", draw.integers(0, 64, 300, np.uint16))
+    np.save(tokens / "token_bytes.npy", np.full(64, 3))
+    line = ["--from=huggingface", f"--input={theirs}", "--to=run", f"--output={run}"]
+    refused = typed(root, "convert.py", *line)
+    assert refused.returncode == 2 and "--config configs/lm/tokens.py" in refused.stderr and not run.exists()
+    config = ["--config=configs/lm/tokens.py:smoke", f"--config.data.folder={tokens}"]
+    succeeds(root, "convert", *line, *config)
+    table = succeeds(root, "evaluate", f"--workdir={run}")
+    scores = json.loads((run / "evaluation.json").read_text())["scores"]
+    assert "I(E;token)" in table and scores["bits_per_byte"] == pytest.approx(scores["loss"] / np.log(2) / 3, rel=1e-6)
+    prompt = ["--tokens=54,40,32", "--steps=8"]
+    written = [succeeds(root, "generate", f"--checkpoint={folder}", *prompt) for folder in (theirs, run)]
+    assert written[0] == written[1] and len(written[0].split(",")) == 8
+    back = ["--from=run", f"--input={run}", "--to=huggingface", f"--output={tmp_path / 'back'}"]
+    unnamed = typed(root, "convert.py", *back)
+    assert unnamed.returncode == 2 and "--write family=FAMILY" in unnamed.stderr
+    succeeds(root, "convert", *back, "--write=family=olmoe")
+    before, after = (load_file(folder / "model.safetensors") for folder in (theirs, tmp_path / "back"))
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value, err_msg=name)
+    misplaced = typed(root, "convert.py", *back[:2], "--to=safetensors", f"--output={tmp_path / 'x'}", *config)
+    assert misplaced.returncode == 2 and "--config is of a run that is written" in misplaced.stderr
 
 
 @pytest.mark.slow
