@@ -12,7 +12,19 @@ from moejax.core.errors import SpecError
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parses the flags, config overrides and config arguments included; ends the program with code 2 on an error."""
+    """Parses the flags, config overrides and config arguments included; ends the program with code 2 on an error, which
+    something that belongs to no flag is, too: what a blank cut off would be lost without a word.
+    """
+    rest = parse_with_names(argv)
+    if stray := rest[1:]:
+        text = "belongs to no flag: write --FLAG=VALUE, and the arguments of a config without blanks"
+        print(f"error: {stray[0]!r} {text}.", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def parse_with_names(argv: list[str]) -> list[str]:
+    """`parse` for mains that take names without a flag, too."""
     try:
         rest = flags.FLAGS(argv)
         for name in flags.FLAGS:

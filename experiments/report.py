@@ -140,4 +140,4 @@ def _say(broken: Sequence[Broken], notes: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=flag_errors.parse)
+    app.run(main, flags_parser=flag_errors.parse_with_names)

@@ -108,4 +108,4 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("classifier")
-    app.run(main, flags_parser=flag_errors.parse)
+    app.run(main, flags_parser=flag_errors.parse_with_names)

@@ -21,10 +21,11 @@ CONFIG = "configs/vit/patchwork.py:smoke"
             "--config.optimizer.learning_rat: the config has no key 'learning_rat'. Did you mean 'learning_rate'",
         ),
         ([f"--config={CONFIG},modle=vmoe"], "Did you mean 'model'"),
+        ([f"--config={CONFIG},", "model=vmoe"], "'model=vmoe' belongs to no flag"),
         ([f"--config={CONFIG}", "--config.optimizer.name=adan"], "Did you mean 'adamw'"),
         ([f"--config={CONFIG}", "--config.model.num_classes=7"], "patchwork has 29 classes"),
     ],
-    ids=["key", "argument", "value", "classes"],
+    ids=["key", "argument", "blank", "value", "classes"],
 )
 def test_wrong_command_lines(tmp_path, root, arguments, message):
     done = typed(root, "train.py", f"--workdir={tmp_path / 'run'}", *arguments)
