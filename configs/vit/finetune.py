@@ -10,7 +10,9 @@ Arguments: source (workdir of a run of configs/vit/patchwork.py; none: a small d
 The model's config is the source run's; all leaves are loaded but the head's, whose number of classes is another.
 A leaf that does not fit and is not named in train.reinitialise is an error.
 
-Record: command, device, time, result, seeds and date of the recorded runs go here.
+Record: 2026-11-30, two CPU cores beside other work, jax 0.10.2: the first command with seeds 0, 1 and 2, from one run of
+configs/vit/patchwork.py:model=vmoe,seed=1 (2,000 steps). 500 steps in 83 to 110 seconds each; test accuracy 86.6 ± 0.3 % (86.45,
+87.15, 86.30). The source had seen garments of the same origin, so that this says nothing about transfer to strange pictures.
 """
 
 import json
