@@ -101,6 +101,15 @@ def check_compiler(topology: str, *, requirements: list[str] | None = None, inst
         )
 
 
+# What the compiler would otherwise look for on the machine and warn of; what it compiles for is the topology alone.
+WITHOUT_A_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    "TPU_ACCELERATOR_TYPE": "v5p-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
+
+
 def devices(topology: str) -> list[jax.Device]:
     """The chips, to compile for; nothing can run on them.
 
@@ -108,8 +117,8 @@ def devices(topology: str) -> list[jax.Device]:
     """
     chip, sizes = parse(topology)
     check_compiler(topology)
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+    for name, value in WITHOUT_A_TPU.items():
+        os.environ.setdefault(name, value)
     try:
         if topology.startswith("h100"):
             found = topologies.get_topology_desc(
