@@ -37,6 +37,8 @@ class TokenFiles:
         if not root.is_dir():
             raise SpecError(f"data.folder={self.folder!r} is no folder; give one that holds train.npy and {BYTES}.")
         token_bytes = np.asarray(_load(root, BYTES))
+        if token_bytes.min() < 0:
+            raise SpecError(f"{root / BYTES} holds {token_bytes.min()}; no token stands for fewer than 0 bytes.")
         found = {
             split: _load(root, f"{split}.npy")
             for split in SPLITS

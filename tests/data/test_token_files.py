@@ -83,6 +83,10 @@ def test_what_is_broken_is_named(folder, tmp_path):
     refused(r"train.npy: token 7 at 2 is not from 0 to 1", train=[0, 1, 7])
     refused(r"one axis of integers", train=[[0, 1], [1, 0]])
     refused(r"one axis of integers", train=[])
+    np.save(tmp_path / "broken" / "token_bytes.npy", np.array([1, -1]))
+    np.save(tmp_path / "broken" / "train.npy", np.array([0, 1, 0]))
+    with pytest.raises(SpecError, match="holds -1; no token"):
+        build(config(tmp_path / "broken"))
     np.save(folder / "train.npy", np.zeros(9))
     with pytest.raises(SpecError, match="float64"):
         build(config(folder))
