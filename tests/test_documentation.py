@@ -110,6 +110,28 @@ def test_what_is_not_typed_is_checked_by_name():
     assert listed == []
 
 
+def named_configs(text):
+    """What stands behind --config in a text, without the runs that an argument names; none with words to be replaced."""
+    found = re.findall(r"--config[ =]((?:configs/)?[a-z]+/\w+(?:\.py)?(?::[^\s`\"')]*)?)", text.replace("\\\n", ""))
+    return {re.sub(r"source=[^,]*,?", "", name) for name in found if not re.search(r"[A-Z]{4}", name)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*PAGES, *(p.relative_to(ROOT).as_posix() for r in ("configs", "experiments") for p in ROOT.glob(f"{r}/**/*.py"))],
+)
+def test_named_configs_exist_and_take_their_arguments(path):
+    if path == "docs/fault_campaign.md":
+        return  # wrong ones, on purpose
+    for name in named_configs((ROOT / path).read_text("utf-8")):
+        file, _, argument = name.partition(":")
+        file = ROOT / (file if file.endswith(".py") else f"configs/{file}.py")
+        spec = importlib.util.spec_from_file_location(f"named_{file.stem}", file)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.get_config(argument.rstrip(","))
+
+
 def test_what_is_shortened_is_printed_somewhere():
     printed = " ".join(command for page in PAGES for command in commands(page))
     assert [text for text in SHORTER if text not in printed] == []
