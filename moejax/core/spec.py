@@ -155,6 +155,8 @@ def check_type(hint: Any, value: Any, *, path: str) -> Any:
         fits = isinstance(value, hint)
     else:
         fits = not isinstance(hint, type) or isinstance(value, hint)
+    if value is None and not fits:  # a placeholder that nobody filled
+        raise SpecError(f"{path} has no value and needs one, of type {_type_name(hint)}: give {path}=VALUE.")
     if not fits:
         raise SpecError(f"{path}={value!r} must be {_type_name(hint)}, not {type(value).__name__}.")
     return value

@@ -55,6 +55,7 @@ def test_a_spec_gives_the_config_that_it_is_built_from() -> None:
         ({}, ["lacks 'dim'", "Outer"]),
         ({"dim": "4"}, ["config.dim='4'", "must be int, not str"]),
         ({"dim": True}, ["must be int, not bool"]),
+        ({"dim": None}, ["config.dim has no value and needs one, of type int"]),
         ({"dim": 4, "kind": "c"}, ["config.kind='c'", "a, b"]),
         ({"dim": 4, "layers": [1, 2.5]}, ["config.layers[1]=2.5"]),
         ({"dim": 4, "inner": {"rnk": 1}}, ["config.inner.rnk", "did you mean 'rank'"]),
