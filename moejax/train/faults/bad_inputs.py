@@ -32,6 +32,7 @@ def _override(key: str, value: str, says: str, config: str = VMOE) -> BadInput:
 INPUTS: tuple[BadInput, ...] = (
     _override("optimizer.learning_rat", "1", "learning_rate"),
     _train("'model'", config=f"{PATCHWORK},modle=vmoe"),
+    _train("belongs to no flag", "model=vmoe", config=f"{PATCHWORK},"),
     _override("optimizer.name", "adan", "adamw"),
     _override("model.num_classes", "7", "29 classes"),
     _override("train.steps", "0", "train.steps=0"),
