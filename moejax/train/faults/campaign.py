@@ -41,7 +41,7 @@ class Campaign:
         another seed). Prints a line for each and writes the file after every one, and after every kill. Raises RuntimeError where a run fails of itself, DiskError.
         """
         found: dict[str, Any] = json.loads(self.results.read_text()) if self.results.exists() else {}
-        made = call(surroundings)
+        made = {key: value for key, value in call(surroundings).items() if key not in ("folder", "host")}  # published
 
         def note(name: str, part: dict[str, Any]) -> None:
             found[name] = {"seed": self.seed, "environment": made, **part}
