@@ -13,14 +13,11 @@ bring their own model; the run is evaluated, compressed and trained further as a
 Record: not run here beyond the smoke variant.
 """
 
-import json
-import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
-from moejax.core.arguments import parse
-from moejax.core.errors import SpecError
+from moejax.core.arguments import model_of_run, parse
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -31,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ConfigDict()
     config.name = "tokens"
     config.seed = args.seed
-    config.model = new_model(args) if args.source is None else source_model(args.source)
+    config.model = new_model(args) if args.source is None else model_of_run(str(args.source))
     config.task = {"name": "language", "aux_loss_weight": 1.0}
     folder = config_dict.placeholder(str)  # the command line gives it
     sizes = {"batch_size": 16, "eval_batch_size": 16, "sequence_length": args.length}
@@ -64,14 +61,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "reinitialise": (),
     }
     return shrink(config) if args.smoke else config
-
-
-def source_model(source: str) -> dict[str, Any]:
-    """The model's config of a run."""
-    path = pathlib.Path(source) / "config.json"
-    if not path.is_file():
-        raise SpecError(f"source={source!r}: there is no {path}; give the --workdir of a run.")
-    return json.loads(path.read_text())["model"]
 
 
 def new_model(args: ConfigDict) -> dict[str, Any]:

@@ -15,13 +15,9 @@ configs/vit/patchwork.py:model=vmoe,seed=1 (2,000 steps). 500 steps in 83 to 110
 87.15, 86.30). The source had seen garments of the same origin, so that this says nothing about transfer to strange pictures.
 """
 
-import json
-import pathlib
-
 from ml_collections import ConfigDict, config_dict
 
-from moejax.core.arguments import parse
-from moejax.core.errors import SpecError
+from moejax.core.arguments import model_of_run, parse
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -79,9 +75,6 @@ def get_config(arg: str = "") -> ConfigDict:
 def source_model(args: ConfigDict) -> dict:
     """The model's config of the source run; without one, a small dense model, so that the config stands by itself."""
     if args.source is not None:
-        path = pathlib.Path(str(args.source)) / "config.json"
-        if not path.is_file():
-            raise SpecError(f"source={args.source!r}: there is no {path}; give the --workdir of a finished run.")
-        return json.loads(path.read_text())["model"]
+        return model_of_run(str(args.source))
     fields = {"name": "vit", "image_size": args.size, "patch_size": 8, "dim": 16, "depth": 2, "num_heads": 2}
     return fields | {"mlp_dim": 32, "num_classes": args.classes, "stem": "conv", "pooling": "avg"}

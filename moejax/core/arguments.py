@@ -1,12 +1,25 @@
 """The one string that varies a config: `get_config('size=B/16,experts=32,smoke')`."""
 
 import ast
+import json
+import pathlib
 from types import SimpleNamespace
 from typing import Any
 
 from moejax.core.errors import SpecError, did_you_mean
 
 _TRUE, _FALSE = ("true", "1", "yes"), ("false", "0", "no")
+
+
+def model_of_run(source: str) -> dict[str, Any]:
+    """The config of the model of a run, for configs that start from it. source: its --workdir, as the argument `source` gives it.
+
+    Raises SpecError where no run lies there. Source: ours.
+    """
+    path = pathlib.Path(source) / "config.json"
+    if not path.is_file():
+        raise SpecError(f"source={source!r}: there is no {path}; give the --workdir of a finished run.")
+    return json.loads(path.read_text())["model"]
 
 
 def parse(arg: str | None, /, **defaults: Any) -> SimpleNamespace:

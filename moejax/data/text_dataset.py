@@ -17,7 +17,6 @@ from moejax.data.batch_sizes import BatchSizes
 from moejax.data.byte_text import BEGIN, VOCAB_SIZE, joined
 from moejax.data.iterators import MemoryIterator, TrainIterator
 
-CHUNK = 2**24  # tokens that are looked at together
 Documents = Mapping[str, bytes]  # by a name that does not depend on where they lie
 
 
@@ -33,11 +32,12 @@ class OpenedText:
 class OpenedTokens:
     """What a source of tokens opens into. splits: integers [tokens] each. token_bytes: of text, by token [vocabulary].
 
-    fingerprint: of all of them. padding: a token for the places behind the end of a text.
+    split_bytes: of the text of each split. fingerprint: of all of them. padding: a token for the places behind the end of a text.
     """
 
     splits: Mapping[str, Integer[np.ndarray, "_"]]
     token_bytes: Integer[np.ndarray, " N"]
+    split_bytes: Mapping[str, int]
     fingerprint: str
     padding: int = 0
     kind: Literal["bytes", "ids"] = "ids"
@@ -123,6 +123,7 @@ def as_tokens(name: str, opened: OpenedText) -> OpenedTokens:
     return OpenedTokens(
         splits={split: joined(list(documents.values())).astype(np.int16) for split, documents in opened.splits.items()},
         token_bytes=(np.arange(VOCAB_SIZE) != BEGIN).astype(np.int32),
+        split_bytes={split: sum(map(len, documents.values())) for split, documents in opened.splits.items()},
         fingerprint=fingerprint(opened.splits),
         padding=BEGIN,
         kind="bytes",
@@ -145,7 +146,7 @@ class TextDataset:
             vocab_size=len(tokens.token_bytes),
             sequence_length=length,
             split_sizes={key: len(split) for key, split in self._splits.items()},
-            split_bytes={key: self._bytes(text) for key, text in tokens.splits.items()},
+            split_bytes=tokens.split_bytes,
             split_documents=tokens.documents,
             fingerprint=tokens.fingerprint,
             origin=tokens.origin,
@@ -153,10 +154,6 @@ class TextDataset:
             padding=tokens.padding,
         )
         pipeline.check_size(name, self.info.split_sizes["train"], examples="sequences")
-
-    def _bytes(self, text: Integer[np.ndarray, " M"]) -> int:
-        parts = (self._token_bytes[text[start : start + CHUNK]] for start in range(0, len(text), CHUNK))
-        return sum(int(part.sum(dtype=np.int64)) for part in parts)
 
     @property
     def batch_size(self) -> int:

@@ -17,10 +17,11 @@ from jaxtyping import Integer
 
 from moejax.core.errors import SpecError
 from moejax.data.prepare.archives import inside
-from moejax.data.text_dataset import CHUNK, OpenedTokens, TextPipeline
+from moejax.data.text_dataset import OpenedTokens, TextPipeline
 
 SPLITS = ("train", "validation", "test")
 BYTES = "token_bytes.npy"
+CHUNK = 2**24  # tokens that are looked at together
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +46,16 @@ class TokenFiles:
             if split == "train" or (root / f"{split}.npy").exists()
         }
         digest = hashlib.sha256(token_bytes.astype("<i8").tobytes())
+        split_bytes = {}
         for split, tokens in found.items():
             digest.update(split.encode())
-            _look_at(root / f"{split}.npy", tokens, len(token_bytes), digest)
-        return OpenedTokens(splits=found, token_bytes=token_bytes.astype(np.int32), fingerprint=digest.hexdigest()[:16])
+            split_bytes[split] = _look_at(root / f"{split}.npy", tokens, token_bytes, digest)
+        return OpenedTokens(
+            splits=found,
+            token_bytes=token_bytes.astype(np.int32),
+            split_bytes=split_bytes,
+            fingerprint=digest.hexdigest()[:16],
+        )
 
 
 def _load(root: Path, name: str) -> Integer[np.ndarray, " n"]:
@@ -66,8 +73,11 @@ def _load(root: Path, name: str) -> Integer[np.ndarray, " n"]:
     return found
 
 
-def _look_at(path: Path, tokens: Integer[np.ndarray, " n"], vocabulary: int, digest: "hashlib._Hash") -> None:
-    """Adds all tokens to the digest; SpecError for one outside the vocabulary."""
+def _look_at(
+    path: Path, tokens: Integer[np.ndarray, " n"], token_bytes: Integer[np.ndarray, " N"], digest: "hashlib._Hash"
+) -> int:
+    """The bytes of text of all tokens, which are added to the digest; SpecError for one outside the vocabulary."""
+    vocabulary, size = len(token_bytes), 0
     for start in range(0, len(tokens), CHUNK):
         part = np.asarray(tokens[start : start + CHUNK])
         wrong = np.flatnonzero((part < 0) | (part >= vocabulary))
@@ -76,6 +86,8 @@ def _look_at(path: Path, tokens: Integer[np.ndarray, " n"], vocabulary: int, dig
                 f"{path}: token {part[wrong[0]]} at {start + wrong[0]} is not from 0 to {vocabulary - 1}, the vocabulary of {BYTES}."
             )
         digest.update(part.astype("<i4").tobytes())
+        size += int(token_bytes[part].sum(dtype=np.int64))
+    return size
 
 
 EXAMPLES = (TokenFiles(folder="tokens"),)

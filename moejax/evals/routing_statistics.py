@@ -55,13 +55,15 @@ def summarise(
     class_names: Sequence[str],
     domain_names: Sequence[str] = (),
     class_domains: Sequence[int] = (),
+    told: Sequence[int] | slice = slice(None),
 ) -> dict:
     """One layer's statistics, ready for JSON.
 
     'metrics': the layer's own metrics (load, entropy in nats, margin, dropped ...) averaged over examples;
     'realised_load' [E]: share of the processed tokens; 'dead_experts': share of experts without any token of the split;
     'expert_by_class' [E][N], 'expert_by_domain' [E][domains]: share of a class's (domain's) tokens that the expert processes
-    (columns of top-1 routing sum to 1 minus drops, of top-k to at most k);
+    (columns of top-1 routing sum to 1 minus drops, of top-k to at most k); where classes are `told`, by number, 'classes' and
+    'expert_by_class' are of them alone, and class_names are their names;
     'mutual_information' in bits between expert and class of a processed token, 'mutual_information_domain' likewise.
     """
     mass, tokens = layer.mass_by_class, layer.tokens_by_class
@@ -72,7 +74,7 @@ def summarise(
         "realised_load": (mass.sum(0) / total).tolist(),
         "dead_experts": float(np.mean(mass.sum(0) <= 0)),
         "classes": list(class_names),
-        "expert_by_class": share(mass, tokens).tolist(),
+        "expert_by_class": share(mass[told], tokens[told]).tolist(),
         "mutual_information": mutual_information(mass),
     }
     if domain_names:

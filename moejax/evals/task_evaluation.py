@@ -58,10 +58,8 @@ def _summary_of(layer: LayerStatistics, info: TextInfo) -> dict[str, Any]:
     """Of bytes by their kinds; of other tokens, where the vocabulary is large, shares of the most frequent ones alone."""
     if info.kind == "bytes":
         return summarise_layer(layer, class_names=token_names(), domain_names=KINDS, class_domains=token_kinds())
-    found = summarise_layer(layer, class_names=[str(token) for token in range(info.vocab_size)])
-    frequent = np.sort(np.argsort(-layer.tokens_by_class, kind="stable")[:MOST_FREQUENT])
-    classes, shares = found["classes"], np.asarray(found["expert_by_class"])
-    return found | {"classes": [classes[i] for i in frequent], "expert_by_class": shares[:, frequent].tolist()}
+    frequent = sorted(np.argsort(-layer.tokens_by_class, kind="stable")[:MOST_FREQUENT].tolist())
+    return summarise_layer(layer, class_names=list(map(str, frequent)), told=frequent)
 
 
 def _masses(model: Any, params: Any, state: Any, tokens: jax.Array) -> dict[str, jax.Array]:

@@ -127,10 +127,7 @@ def _pictures(output: Any) -> dict[str, Any]:
 def _length(given: int | str, longest: int) -> int:
     if given == "longest":
         return longest
-    try:
-        number = int(given)
-    except ValueError as error:
-        raise SpecError(f"length={given!r} must be 'longest' or a whole number.") from error
+    number = _whole_number("length", given, "longest")
     if not 1 <= number <= longest:
         raise SpecError(f"length={number} must be from 1 to the model's max_length={longest}.")
     return number
@@ -160,10 +157,14 @@ def _serialized(exported: jax.export.Exported) -> bytearray:
 def _batch(given: int | str) -> object:
     if given == "any":
         return jax.export.symbolic_shape("b")[0]
-    try:
-        number = int(given)
-    except ValueError as error:
-        raise SpecError(f"batch={given!r} must be 'any' or a whole number.") from error
+    number = _whole_number("batch", given, "any")
     if number < 1:
         raise SpecError(f"batch={number} must be at least 1.")
     return number
+
+
+def _whole_number(name: str, given: int | str, word: str) -> int:
+    try:
+        return int(given)
+    except ValueError as error:
+        raise SpecError(f"{name}={given!r} must be {word!r} or a whole number.") from error

@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from moejax.core.arguments import parse
+from moejax.core.arguments import model_of_run, parse
 from moejax.core.errors import SpecError
 
 
@@ -33,3 +35,10 @@ def test_defaults_hold_and_none_and_false_can_be_said():
 def test_bad_arguments_teach_the_fix(arg, text):
     with pytest.raises(SpecError, match=text):
         parse(arg, experts=8, smoke=False)
+
+
+def test_the_model_of_a_run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model": {"name": "vit", "dim": 8}, "seed": 1}))
+    assert model_of_run(str(tmp_path)) == {"name": "vit", "dim": 8}
+    with pytest.raises(SpecError, match="source='nowhere'.*give the --workdir of a finished run"):
+        model_of_run("nowhere")
